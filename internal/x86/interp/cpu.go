@@ -15,22 +15,22 @@ import (
 
 // A CPU is one processor. Its methods belong to the goroutine that runs it, save where they say otherwise.
 type CPU struct {
-	// What every instruction touches comes first.
-	gpr  [16]uint64
-	base uint64        // RIP of the running block's first instruction
-	rip  uint64        // RIP, between blocks; inside of one, RIP is base plus the op's offset
+	// What every instruction touches comes first; regs_unsafe.go relies on gpr being the first of all.
+	gpr  [32]uint64    // the general registers, then the pseudo registers below
+	cc   lazyFlags     // status flags, not yet computed
 	tlb  *tlb          // data translations of the present privilege
-	exit uint8         // which of the block's links to follow
-	poll atomic.Uint32 // not zero: look at the reasons below before the next block
+	poll atomic.Uint32 // not zero: look at the reasons before the next block
+	stop stop          // why a handler returned false, or a block's end nil
 
-	cc    lazyFlags // status flags, not yet computed
-	flags uint64    // RFLAGS, save the status flags in cc
+	flags uint64 // RFLAGS, save the status flags, which are in cc
+	rip   uint64 // RIP, between blocks; inside of one, RIP is gpr[regBase] plus the op's offset
 
-	seg  [6]x86.Segment
-	mode decode.Mode // size of code
-	cpl  uint8
-	long bool // IA-32e mode: EFER.LMA
-	flat bool // 64-bit mode: segment bases are zero, save FS and GS
+	seg      [6]x86.Segment
+	mode     decode.Mode // size of code
+	cpl      uint8
+	long     bool // IA-32e mode: EFER.LMA
+	flat     bool // 64-bit code: segment bases are zero, save those of FS and GS
+	stepping bool // RFLAGS.TF is set or a breakpoint is armed: one instruction at a time
 
 	fpu x86.FPU
 
@@ -49,42 +49,97 @@ type CPU struct {
 
 	// The machine around it.
 	ID    int
+	vm    *VM
 	io    hv.IO
 	ram   *mem.Memory
 	tsc   tscClock
-	codes *codeCache // decoded blocks
+	codes codeCache // decoded blocks
+	jc    *jumpCache
+	jcs   [2]jumpCache // of the kernel, of user mode
 	tlbs  tlbSet
 	stats counters
+	prev  uint64 // gpr[regBase] before the last jump through the jump cache
 }
+
+// Pseudo registers in CPU.gpr, so that every address is base + index<<scale + disp.
+const (
+	regZero = 16 // always 0: no base, no index
+	regBase = 17 // RIP at offset 0 of the running block's page
+	regSeg  = 18 // bases of ES … GS as 64-bit code sees them
+	regEA   = 24 // a linear address computed by the op before
+)
+
+// stop says why a block ended early.
+type stop uint8
+
+const (
+	stopNone  stop = iota
+	stopFault      // CPU.fault is to be delivered
+	stopJump       // go on at CPU.rip, after a completed instruction
+	stopAgain      // go on at the op that stopped: its block died, or an interrupt waits in the middle of a REP
+)
 
 // A fault is an exception on its way to delivery.
 type fault struct {
-	vec  x86.Vector
-	code uint32 // error code
-	has  bool   // there is an error code
-	trap bool   // delivered with RIP behind the instruction
-	soft bool   // INT n, INT3, INTO
+	vec      x86.Vector
+	code     uint32 // error code
+	has      bool   // there is an error code
+	trap     bool   // delivered with RIP behind the instruction
+	soft     bool   // INT n, INT3, INTO
+	noncanon bool   // #GP for a non-canonical address: #SS if it was a stack reference
 }
 
-// An op is one instruction of a block, ready to run.
+// An op is one instruction of a block, or a part of one, ready to run.
 type op struct {
 	fn    handler
-	imm   uint64 // immediate, sign- or zero-extended; or a branch's target as offset from the block's start
-	disp  uint64 // displacement; of a RIP-relative operand with the offset of the next instruction from the block's start added
-	next  uint16 // offset of the next instruction from the block's start
-	ip    uint16 // offset of this one
-	dst   uint8  // register numbers
-	src   uint8
-	mbase uint8
+	imm   uint64 // immediate, sign- or zero-extended
+	disp  uint64 // displacement; RIP-relative ones have the offset of the next instruction added
+	ip    uint16 // offset of this instruction in its page
+	next  uint16 // offset of the next instruction from the same page
+	dst   uint8  // byte offset of a register in CPU.gpr
+	src   uint8  // likewise
+	mbase uint8  // byte offsets again
 	index uint8
 	scale uint8 // shift: 0 to 3
-	mseg  uint8
-	size  uint8
 	aux   uint8
-	inst  *decode.Inst // all of it, for what is rare
+	size  uint8
+	lock  bool
+	inst  *decode.Inst // all of it, for what is rare; nil for the common
 	vec   *vecOp       // instructions of package fpu
 }
 
-// A handler executes o. It returns false when the block cannot go on: c.fault holds an exception, or c.stop why.
+// A handler executes o. It returns false when the block cannot go on: c.stop says why, and c.fault holds an exception.
 // A handler that returns false for an exception has changed nothing that the SDM says is unchanged.
 type handler func(c *CPU, o *op) bool
+
+// raise stops with an exception without an error code. It returns false, for a handler to return.
+func (c *CPU) raise(vec x86.Vector) bool {
+	c.fault = fault{vec: vec}
+	c.stop = stopFault
+	return false
+}
+
+// raiseCode stops with an exception with an error code. It returns false.
+func (c *CPU) raiseCode(vec x86.Vector, code uint32) bool {
+	c.fault = fault{vec: vec, code: code, has: true}
+	c.stop = stopFault
+	return false
+}
+
+// jumpTo ends the instruction with RIP set to rip. It returns false.
+func (c *CPU) jumpTo(rip uint64) bool {
+	c.rip = rip
+	c.stop = stopJump
+	return false
+}
+
+// ipOf is the address of o, nextIP that of the instruction behind it.
+func (c *CPU) ipOf(o *op) uint64   { return c.maskIP(c.gpr[regBase] + uint64(o.ip)) }
+func (c *CPU) nextIP(o *op) uint64 { return c.maskIP(c.gpr[regBase] + uint64(o.next)) }
+
+func (c *CPU) maskIP(rip uint64) uint64 {
+	if c.mode == decode.Mode64 {
+		return rip
+	}
+	return rip & 0xFFFFFFFF
+}
