@@ -11,6 +11,10 @@ import (
 // Never is a deadline that does not come.
 const Never = math.MaxInt64
 
+// MinPeriod is the shortest period, in nanoseconds, at which devices let a guest have a periodic timer: a shorter one would cost the host a CPU.
+// (KVM's min_timer_period_us is 200.)
+const MinPeriod = 100_000
+
 // A Clock counts nanoseconds by the host's monotonic clock: a stepped host clock does not matter. It starts running.
 // All methods may be called from any goroutine, also with a device's lock held.
 type Clock struct {
