@@ -154,6 +154,28 @@ func (m *Size) Unmarshal(p []byte) error {
 	})
 }
 
+// Failed says why something could not be done.
+type Failed struct {
+	Status uint64 // as a shell has it: 127 not found, 126 not executable, 125 all else
+	Text   string
+}
+
+// Marshal encodes the message.
+func (m Failed) Marshal() []byte { return appendString(appendUint(nil, 1, m.Status), 2, m.Text) }
+
+// Unmarshal decodes the message; m must be zero.
+func (m *Failed) Unmarshal(p []byte) error {
+	return eachField(p, func(field int, v uint64, s []byte) error {
+		switch field {
+		case 1:
+			m.Status = v
+		case 2:
+			m.Text = string(s)
+		}
+		return nil
+	})
+}
+
 // Credit lets the sender of a kind of data send N bytes more. Each begins with Window.
 type Credit struct {
 	Of Type // TypeStdin, TypeStdout or TypeStderr

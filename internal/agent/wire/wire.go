@@ -37,7 +37,7 @@ const (
 	TypeHello    Type = 1  // Hello, first in both directions
 	TypeSetup    Type = 2  // (h) Setup, on stream 0; answered by TypeReady or TypeFailed
 	TypeReady    Type = 3  // (g) the guest is set up
-	TypeFailed   Type = 4  // (g) text; on stream 0 the guest will power off, else that command did not start
+	TypeFailed   Type = 4  // (g) Failed: on stream 0 of the set-up, else that command did not start
 	TypeStart    Type = 5  // (h) Start: a new stream
 	TypeStdin    Type = 6  // (h) bytes; empty is the end
 	TypeStdout   Type = 7  // (g) bytes; empty is the end
