@@ -1,0 +1,196 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrTaken is returned for the name of a guest that runs.
+var ErrTaken = errors.New("a guest of this name is running")
+
+// A Guest is the calling process's entry in the registry.
+type Guest struct {
+	dir  string
+	lock *os.File
+
+	mu    sync.Mutex // guards state and its file
+	state State
+}
+
+// Register enters a guest in the registry, under s.Name, or a name made up where it is empty. The directories of guests that have gone are
+// removed on the way.
+func Register(s State) (*Guest, error) {
+	if s.Name != "" {
+		if err := CheckName(s.Name); err != nil {
+			return nil, err
+		}
+	}
+	top := Dir()
+	if err := makeDir(top); err != nil {
+		return nil, err
+	}
+	making, err := os.OpenFile(filepath.Join(top, makingFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	defer making.Close()
+	if err := lock(making, unix.F_OFD_SETLKW); err != nil {
+		return nil, fmt.Errorf("host: %s: %w", making.Name(), err)
+	}
+	sweep(top)
+	for try := 0; ; try++ {
+		name := s.Name
+		if name == "" {
+			name = madeUp()
+			if try >= 100 {
+				name += "-" + strconv.Itoa(os.Getpid())
+			}
+		}
+		g, err := enter(filepath.Join(top, name), s)
+		if errors.Is(err, os.ErrExist) {
+			if s.Name == "" && try < 200 {
+				continue
+			}
+			return nil, fmt.Errorf("--name %s: %w: choose another, or vitrine stop %s", name, ErrTaken, name)
+		}
+		return g, err
+	}
+}
+
+// sweep removes what guests that have gone left in top. The caller holds the lock of top.
+func sweep(top string) {
+	names, _ := os.ReadDir(top)
+	for _, n := range names {
+		dir := filepath.Join(top, n.Name())
+		if CheckName(n.Name()) == nil && n.IsDir() && !locked(filepath.Join(dir, lockFile)) {
+			remove(dir)
+		}
+	}
+}
+
+// remove removes a guest's directory, and nothing that we did not make.
+func remove(dir string) {
+	for _, f := range []string{socketFile, stateFile, stateFile + ".new", lockFile} {
+		os.Remove(filepath.Join(dir, f))
+	}
+	os.Remove(dir)
+}
+
+func enter(dir string, s State) (*Guest, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	g := &Guest{dir: dir, state: s}
+	g.state.Name = filepath.Base(dir)
+	var err error
+	g.lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		err = lock(g.lock, unix.F_OFD_SETLK)
+	}
+	if err == nil {
+		err = g.write()
+	}
+	if err != nil {
+		g.Close()
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	return g, nil
+}
+
+func lock(f *os.File, cmd int) error {
+	for {
+		err := unix.FcntlFlock(f.Fd(), cmd, &unix.Flock_t{Type: unix.F_WRLCK})
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Name is the guest's.
+func (g *Guest) Name() string { return g.state.Name }
+
+// State is what listings say now.
+func (g *Guest) State() State {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state
+}
+
+// Update changes what listings say.
+func (g *Guest) Update(fn func(*State)) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fn(&g.state)
+	return g.write()
+}
+
+// write replaces state.json whole, so that who reads sees the old or the new. The caller holds g.mu, or is alone.
+func (g *Guest) write() error {
+	text, err := json.Marshal(g.state)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(g.dir, stateFile)
+	if err := os.WriteFile(path+".new", append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Listen makes the guest's socket, for its owner alone.
+func (g *Guest) Listen() (*net.UnixListener, error) {
+	path, done, err := shortPath(filepath.Join(g.dir, socketFile))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // Close removes it; a path by descriptor means nothing later
+	return l, os.Chmod(filepath.Join(g.dir, socketFile), 0o600)
+}
+
+// Close takes the guest out of the registry.
+func (g *Guest) Close() error {
+	remove(g.dir)
+	if g.lock == nil {
+		return nil
+	}
+	return g.lock.Close()
+}
+
+// Dial connects to the guest's VM process.
+func (e *Entry) Dial() (*net.UnixConn, error) {
+	path, done, err := shortPath(e.Socket())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("%s: its process does not answer: %w", e.Name, err)
+	}
+	return c, nil
+}
+
+// shortPath gives a name of path that fits into a socket address (108 bytes, unix(7)). It is valid until done is called.
+func shortPath(path string) (short string, done func(), err error) {
+	if len(path) < 108 {
+		return path, func() {}, nil
+	}
+	d, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return "", nil, fmt.Errorf("host: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), filepath.Base(path)), func() { d.Close() }, nil
+}
