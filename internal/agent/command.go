@@ -65,6 +65,7 @@ func (s *server) start(stream uint32, m *wire.Start) (status int, err error) {
 	}
 	if err == nil {
 		s.byStream[stream], s.byPID[c.pid] = c, c
+		c.pump() // before its end can be seen, which waits for the pumps
 	}
 	s.mu.Unlock()
 	closeAll(files)
@@ -75,7 +76,6 @@ func (s *server) start(stream uint32, m *wire.Start) (status int, err error) {
 		}
 		return 126, place(m.Args[0], err)
 	}
-	c.pump()
 	return 0, nil
 }
 
