@@ -137,4 +137,3 @@ func locked(path string) bool {
 	err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &fl)
 	return err == nil && fl.Type != unix.F_UNLCK
 }
-
