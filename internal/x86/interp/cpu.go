@@ -25,12 +25,12 @@ type CPU struct {
 	flags uint64 // RFLAGS, save the status flags, which are in cc
 	rip   uint64 // RIP, between blocks; inside of one, RIP is gpr[regBase] plus the op's offset
 
-	seg      [6]x86.Segment
-	mode     decode.Mode // size of code
-	cpl      uint8
-	long     bool // IA-32e mode: EFER.LMA
-	flat     bool // 64-bit code: segment bases are zero, save those of FS and GS
-	stepping bool // RFLAGS.TF is set or a breakpoint is armed: one instruction at a time
+	seg  [6]x86.Segment
+	mode decode.Mode // size of code
+	cpl  uint8
+	long bool // IA-32e mode: EFER.LMA
+	flat bool // 64-bit code: segment bases are zero, save those of FS and GS
+	step bool // RFLAGS.TF is set or a breakpoint is armed: one instruction at a time
 
 	fpu x86.FPU
 
@@ -54,11 +54,12 @@ type CPU struct {
 	ram   *mem.Memory
 	tsc   tscClock
 	codes codeCache // decoded blocks
-	jc    *jumpCache
-	jcs   [2]jumpCache // of the kernel, of user mode
+	jc    jumpCache
 	tlbs  tlbSet
 	stats counters
-	prev  uint64 // gpr[regBase] before the last jump through the jump cache
+	at    uint64 // RIP of the block that ran last
+
+	gen, ggen uint64 // what jump cache entries of the present address space and privilege, and of its global pages, are tagged with
 }
 
 // Pseudo registers in CPU.gpr, so that every address is base + index<<scale + disp.
@@ -76,17 +77,18 @@ const (
 	stopNone  stop = iota
 	stopFault      // CPU.fault is to be delivered
 	stopJump       // go on at CPU.rip, after a completed instruction
-	stopAgain      // go on at the op that stopped: its block died, or an interrupt waits in the middle of a REP
+	stopAgain      // go on at the instruction that stopped: a REP was interrupted
+	stopRetry      // execute the instruction that stopped, which did nothing: its block died
 )
 
 // A fault is an exception on its way to delivery.
 type fault struct {
-	vec      x86.Vector
-	code     uint32 // error code
-	has      bool   // there is an error code
-	trap     bool   // delivered with RIP behind the instruction
-	soft     bool   // INT n, INT3, INTO
-	noncanon bool   // #GP for a non-canonical address: #SS if it was a stack reference
+	vec   x86.Vector
+	code  uint32 // error code
+	has   bool   // there is an error code
+	trap  bool   // delivered with RIP behind the instruction
+	soft  bool   // INT n, INT3, INTO
+	canon bool   // #GP for a non-canonical address: #SS if it was a stack reference
 }
 
 // An op is one instruction of a block, or a part of one, ready to run.
@@ -102,8 +104,8 @@ type op struct {
 	index uint8
 	scale uint8 // shift: 0 to 3
 	aux   uint8
-	size  uint8
-	lock  bool
+	mseg  uint8        // segment register of the memory operand
+	size  uint8        // operand size in bytes
 	inst  *decode.Inst // all of it, for what is rare; nil for the common
 	vec   *vecOp       // instructions of package fpu
 }

@@ -74,7 +74,7 @@ func (c *CPU) store64(va uint64, v uint64) bool {
 }
 
 // load reads size bytes (1, 2, 4, 8), zero-extended.
-func (c *CPU) load(va uint64, size int) (uint64, bool) {
+func (c *CPU) load(va, size uint64) (uint64, bool) {
 	switch size {
 	case 1:
 		v, ok := c.load8(va)
@@ -90,7 +90,7 @@ func (c *CPU) load(va uint64, size int) (uint64, bool) {
 }
 
 // store writes the low size bytes (1, 2, 4, 8) of v.
-func (c *CPU) store(va uint64, v uint64, size int) bool {
+func (c *CPU) store(va, v, size uint64) bool {
 	switch size {
 	case 1:
 		return c.store8(va, uint8(v))

@@ -1,0 +1,241 @@
+package interp
+
+import (
+	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/x86"
+	"vitrine.dev/vitrine/internal/x86/decode"
+)
+
+// A block is a run of instructions of one physical page that is entered at its start only.
+type block struct {
+	term terminator
+	ops  []op
+	last op        // what term executes, if it executes an instruction
+	link [2]*block // where execution goes next, inside of this page: 0 not taken or straight on, 1 taken
+	to   [2]uint64 // those places as offsets from the page's first byte; noLink where there is none
+	n    uint32    // instructions
+	off  uint16    // offset of the first byte in the page
+	end  uint16    // offset behind the last byte; above pageSize if it straddles
+	key  blockKey
+	dead bool      // its bytes changed
+	page *codePage // the page it begins in
+	next *block    // the next in the page's list of this granule
+}
+
+// noLink is an offset that no block has.
+const noLink = ^uint64(0)
+
+// A terminator ends a block: it returns the block to go on with and has set gpr[regBase] for it, or nil, with c.rip set or c.stop saying why not.
+type terminator func(c *CPU, b *block) *block
+
+// blockKey is all that decides what bytes mean, besides the bytes.
+type blockKey uint8
+
+const (
+	keySingle  blockKey = 1 << 4 // one instruction only, not fused with another
+	keyLimited blockKey = 1 << 5 // CS has a limit below 4 GiB: no links, so that each entry is checked
+)
+
+func (k blockKey) mode() decode.Mode { return decode.Mode(k & 15) }
+
+// Granules are the units in which a page knows where its code is.
+const (
+	granShift = 6
+	granules  = pageSize >> granShift
+	// maxBlock is the longest a block may be in bytes, in granules rounded up.
+	maxBlockInsns = 64
+	maxBlockGrans = (maxBlockInsns*15)>>granShift + 1
+)
+
+// A codePage is what one CPU knows of the code in a page.
+type codePage struct {
+	pa   mem.Addr
+	code uint64           // a bit a granule that holds decoded bytes
+	head [granules]*block // by the granule of the first byte
+	tail []*block         // blocks of the page before that end in this one
+}
+
+// A codeCache holds the decoded blocks of one CPU by physical address.
+type codeCache struct {
+	dir map[mem.Addr]*codePage
+	ops int // in all blocks since the last flush, dead ones too
+}
+
+// maxOps bounds the cache: about 48 bytes an op.
+const maxOps = 400_000
+
+// written kills the blocks that have a byte in [a, a+n), inside one page.
+func (cc *codeCache) written(a mem.Addr, n int) {
+	p := cc.dir[a&^(pageSize-1)]
+	if p == nil || n <= 0 {
+		return
+	}
+	lo := int(a & (pageSize - 1))
+	hi := lo + n
+	g0, g1 := lo>>granShift, (hi-1)>>granShift
+	touched := ^uint64(0) >> (63 - uint(g1)) &^ (1<<uint(g0) - 1)
+	if p.code&touched == 0 {
+		return
+	}
+	for g := max(0, g0-maxBlockGrans); g <= g1; g++ {
+		for at := &p.head[g]; *at != nil; {
+			b := *at
+			if int(b.off) < hi && int(b.end) > lo {
+				b.kill()
+				*at = b.next
+			} else {
+				at = &b.next
+			}
+		}
+	}
+	tail := p.tail[:0]
+	for _, b := range p.tail {
+		if !b.dead && int(b.end)-pageSize > lo {
+			b.kill()
+		}
+		if !b.dead {
+			tail = append(tail, b)
+		}
+	}
+	clear(p.tail[len(tail):])
+	p.tail = tail
+	p.recount()
+}
+
+// recount finds the granules that hold code.
+func (p *codePage) recount() {
+	p.code = 0
+	for _, b := range p.head {
+		for ; b != nil; b = b.next {
+			p.mark(int(b.off), min(int(b.end), pageSize))
+		}
+	}
+	for _, b := range p.tail {
+		p.mark(0, int(b.end)-pageSize)
+	}
+}
+
+func (p *codePage) mark(lo, hi int) {
+	if lo < hi {
+		p.code |= ^uint64(0) >> (63 - uint(hi-1)>>granShift) &^ (1<<(uint(lo)>>granShift) - 1)
+	}
+}
+
+// kill makes b unreachable: links to it are not followed, and if it is running it is left before its next op.
+func (b *block) kill() {
+	b.dead = true
+	b.link = [2]*block{}
+	for i := range b.ops {
+		b.ops[i].fn = leaveDead
+	}
+	b.term = termDead
+}
+
+func leaveDead(c *CPU, o *op) bool {
+	c.stop = stopRetry
+	return false
+}
+
+func termDead(c *CPU, b *block) *block {
+	c.rip = c.ipOf(&b.last)
+	return nil
+}
+
+// find is the block at pa, or nil.
+func (cc *codeCache) find(pa mem.Addr, key blockKey) *block {
+	p := cc.dir[pa&^(pageSize-1)]
+	if p == nil {
+		return nil
+	}
+	off := uint16(pa & (pageSize - 1))
+	for b := p.head[off>>granShift]; b != nil; b = b.next {
+		if b.off == off && b.key == key {
+			return b
+		}
+	}
+	return nil
+}
+
+// at is the page of pa, made and watched for writes if it is new.
+func (c *CPU) codePage(pa mem.Addr) *codePage {
+	pa &^= pageSize - 1
+	p := c.codes.dir[pa]
+	if p == nil {
+		if c.codes.dir == nil {
+			c.codes.dir = map[mem.Addr]*codePage{}
+		}
+		p = &codePage{pa: pa}
+		c.codes.dir[pa] = p
+	}
+	c.park() // other CPUs that mark code at the same time must not wait for us
+	c.ram.MarkCode(pa)
+	c.unpark()
+	return p
+}
+
+// insert makes b findable.
+func (cc *codeCache) insert(b *block, second *codePage) {
+	g := b.off >> granShift
+	b.next = b.page.head[g]
+	b.page.head[g] = b
+	b.page.mark(int(b.off), min(int(b.end), pageSize))
+	if second != nil {
+		second.tail = append(second.tail, b)
+		second.mark(0, int(b.end)-pageSize)
+	}
+	cc.ops += len(b.ops) + 2
+}
+
+// flushCode drops all blocks.
+func (c *CPU) flushCode() {
+	for _, p := range c.codes.dir {
+		for _, b := range p.head {
+			for ; b != nil; b = b.next {
+				b.kill()
+			}
+		}
+	}
+	c.codes.dir = nil
+	c.codes.ops = 0
+	c.jc = jumpCache{}
+	c.stats.flushes++
+}
+
+// A jumpCache finds blocks by RIP, for jumps that leave a page or come from a register.
+type jumpCache struct {
+	e [jumpEntries]jumpEntry
+}
+
+type jumpEntry struct {
+	rip uint64
+	gen uint64 // valid where it is CPU.gen or CPU.ggen
+	b   *block
+}
+
+const jumpEntries = 2048
+
+func (j *jumpCache) entry(rip uint64) *jumpEntry { return &j.e[(rip^rip>>11)%jumpEntries] }
+
+// jump goes to rip: to its block where that is known, else it sets c.rip and returns nil. A target that is not canonical or beyond CS's limit
+// is a fault of the jump.
+func (c *CPU) jump(rip uint64) *block {
+	e := c.jc.entry(rip)
+	if e.rip == rip && (e.gen == c.gen || e.gen == c.ggen) && !e.b.dead {
+		c.gpr[regBase] = rip - uint64(e.b.off)
+		return e.b
+	}
+	if !c.goodTarget(rip) {
+		c.raiseCode(x86.GP, 0)
+		return nil
+	}
+	c.rip = rip
+	return nil
+}
+
+// goodTarget tells whether a near jump may go to rip.
+func (c *CPU) goodTarget(rip uint64) bool {
+	if c.mode == decode.Mode64 {
+		return c.canonical(rip)
+	}
+	return rip <= uint64(c.seg[x86.CS].Limit)
+}
