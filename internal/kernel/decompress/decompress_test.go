@@ -40,7 +40,7 @@ func sample(t testing.TB) []byte {
 	for i := range 50_000 {
 		p = fmt.Appendf(p, "line %d of %d\n", i, i*i)
 	}
-	return bytes.Repeat(p, 4)[:9<<20]
+	return bytes.Repeat(p, 5)[:9<<20]
 }
 
 func pack(t testing.TB, cmd string, p []byte) []byte {
