@@ -263,8 +263,8 @@ var rows = [...]row{
 	{op: CMPXCHG8B, flags: HasModRM | MemRead | MemWrite | Lockable | WritesFlags, size: size8, nspec: 1, specs: [3]spec{{how: argM, wide: 8}}},                             // 249: CMPXCHG8B Mq
 	{op: CMPXCHG16B, flags: HasModRM | MemRead | MemWrite | Lockable | WritesFlags, size: size16, nspec: 1, specs: [3]spec{{how: argM, wide: 16}}},                          // 250: CMPXCHG16B Mx
 	{op: MOVNTI, flags: HasModRM | MemWrite, size: sizeY, nspec: 2, specs: [3]spec{{how: argM, wide: wideY}, {how: argG, wide: wideY}}},                                     // 251: MOVNTI My,Gy
-	{op: CMOVCC, flags: MemRead | ReadsFlags, size: sizeV, nspec: 2, specs: [3]spec{{how: argG, wide: wideV}, {how: argE, wide: wideV}}},                                    // 252: CMOVCC Gv,Ev
-	{op: SETCC, flags: MemWrite | ReadsFlags, size: size1, nspec: 1, specs: [3]spec{{how: argE, wide: 1}}},                                                                  // 253: SETCC Eb
+	{op: CMOVCC, flags: HasModRM | MemRead | ReadsFlags, size: sizeV, nspec: 2, specs: [3]spec{{how: argG, wide: wideV}, {how: argE, wide: wideV}}},                         // 252: CMOVCC Gv,Ev
+	{op: SETCC, flags: HasModRM | MemWrite | ReadsFlags, size: size1, nspec: 1, specs: [3]spec{{how: argE, wide: 1}}},                                                       // 253: SETCC Eb
 	{op: LDS, flags: HasModRM | MemRead | EndBlock, size: sizeV, nspec: 2, specs: [3]spec{{how: argG, wide: wideV}, {how: argM, wide: wideP}}},                              // 254: LDS Gv,Mp
 	{op: LES, flags: HasModRM | MemRead | EndBlock, size: sizeV, nspec: 2, specs: [3]spec{{how: argG, wide: wideV}, {how: argM, wide: wideP}}},                              // 255: LES Gv,Mp
 	{op: LSS, flags: HasModRM | MemRead | EndBlock, size: sizeV, nspec: 2, specs: [3]spec{{how: argG, wide: wideV}, {how: argM, wide: wideP}}},                              // 256: LSS Gv,Mp
@@ -1039,7 +1039,7 @@ var roots = [4][256]uint16{
 // withModRM has a bit an opcode.
 var withModRM = [4][8]uint32{
 	{0xf0f0f0f, 0xf0f0f0f, 0x0, 0xa0c, 0xffff, 0x0, 0xff0f00f3, 0xc0c00000},
-	{0xffff200f, 0xff0f, 0xffff0000, 0xf07fffff, 0x0, 0xfffff838, 0xffff00ff, 0xffffffff},
+	{0xffff200f, 0xff0f, 0xffffffff, 0xf07fffff, 0xffff0000, 0xfffff838, 0xffff00ff, 0xffffffff},
 	{0x70b10fff, 0xffbf0f3f, 0x3, 0x0, 0x4, 0x0, 0xf8003f00, 0x430000},
 	{0xf0ff00, 0x7, 0x17, 0xf, 0x0, 0x0, 0x80001000, 0x0},
 }
