@@ -15,13 +15,14 @@ type builder struct {
 	eff []effect
 
 	// Of the instruction being bound.
-	off   uint16
-	in    *decode.Inst
-	quiet handler
-	does  effect
-	term  terminator   // set by the binder of a jump
-	prev  *decode.Inst // the instruction before
-	saved [2]decode.Inst
+	off     uint16
+	in      *decode.Inst
+	quiet   handler
+	does    effect
+	term    terminator   // set by the binder of a jump
+	deadEnd bool         // that jump sets all flags and cannot fault
+	prev    *decode.Inst // the instruction before
+	saved   [2]decode.Inst
 }
 
 // effect is what an op does with the status flags.
@@ -74,7 +75,7 @@ func (c *CPU) build(pa mem.Addr, lin uint64, key blockKey) *block {
 }
 
 func (bd *builder) reset(c *CPU, b *block) {
-	bd.c, bd.b, bd.prev = c, b, nil
+	bd.c, bd.b, bd.prev, bd.deadEnd = c, b, nil, false
 	bd.ops, bd.alt, bd.eff = bd.ops[:0], bd.alt[:0], bd.eff[:0]
 }
 
@@ -186,7 +187,7 @@ func (bd *builder) finish(off uint16, second *codePage) *block {
 
 // dropFlags gives ops whose flags nobody can see the handlers that do not compute them.
 func (bd *builder) dropFlags() {
-	live := true
+	live := !bd.deadEnd
 	for i := len(bd.ops) - 1; i >= 0; i-- {
 		e := bd.eff[i]
 		if e&setsFlags != 0 {
@@ -310,5 +311,3 @@ func computeEA(c *CPU, o *op) bool {
 
 func raiseUD(c *CPU, _ *op) bool { return c.raise(x86.UD) }
 func raiseGP(c *CPU, _ *op) bool { return c.raiseCode(x86.GP, 0) }
-
-func nop(*CPU, *op) bool { return true }
