@@ -19,7 +19,7 @@ const MemSize = 1024
 
 // An Env is all that an instruction may touch besides the register file. One serves a processor for its life.
 //
-// Before the call the interpreter checks CR0, CR4 and alignment, asks Pending, makes sure that a memory operand which will be written
+// Before the call the interpreter checks CR0, CR4 and alignment, asks Pending where the instruction Waits, makes sure that a memory operand which will be written
 // can be written (an Fn changes the registers at once), and loads the operand into Mem. After a call that returned NoVector it stores the
 // first Args.Size bytes of Mem, unless NoStore says not to, and writes GPR to a general register operand.
 type Env struct {
@@ -55,7 +55,7 @@ func Compile(in *decode.Inst) (Fn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if in.Flags&decode.Wait == 0 && in.Flags&decode.MMXUnit == 0 {
+	if !Waits(in) {
 		return fn, nil
 	}
 	return func(s *x86.FPU, e *Env) x86.Vector {
@@ -84,6 +84,18 @@ func compile(in *decode.Inst) (Fn, error) {
 		return fn, nil
 	}
 	return compileSSE(in, r)
+}
+
+// Waits says that an instruction reports pending x87 exceptions before it does anything: all of MMX, and x87 but for the control
+// instructions that are named FN….
+func Waits(in *decode.Inst) bool {
+	return in.Flags&decode.Wait != 0 || in.Flags&decode.MMXUnit != 0 && !loadsPI(in)
+}
+
+// loadsPI says that in is CVTPI2PD or CVTPI2PS from memory, which does not concern the MMX unit. The SDM says so of the first only;
+// processors (Zen 5 was asked) do so for both.
+func loadsPI(in *decode.Inst) bool {
+	return (in.Op == decode.CVTPI2PS || in.Op == decode.CVTPI2PD) && in.Args[1].Kind == decode.Mem
 }
 
 // Pending says that an unmasked x87 exception waits to be reported as #MF by the next waiting instruction. Interpreters ask before they load a

@@ -1,6 +1,7 @@
 package fpu
 
 import (
+	"fmt"
 	"unsafe"
 
 	"vitrine.dev/vitrine/internal/x86"
@@ -34,7 +35,7 @@ type sseOp struct {
 }
 
 func compileSSE(in *decode.Inst, r *row) (Fn, error) {
-	o := &sseOp{what: r.what, mmx: in.Flags&decode.MMXUnit != 0, tiny: tinyOf(in)}
+	o := &sseOp{what: r.what, mmx: in.Flags&decode.MMXUnit != 0 && !loadsPI(in), tiny: tinyOf(in)}
 	dom := func(bit what) decode.Kind {
 		if r.what&(mmx|bit) != 0 {
 			return decode.MMX
@@ -69,10 +70,9 @@ func compileSSE(in *decode.Inst, r *row) (Fn, error) {
 		}
 		modrm |= 0xC0
 	}
-	if srcDom == decode.MMX && b.Kind == decode.Mem && in.Opcode == 0x2A && in.Pfx == 0x66 {
-		o.mmx = false // CVTPI2PD from memory is no MMX instruction (SDM vol. 2A CVTPI2PD)
+	if o.dst.kind == decode.Mem {
+		return nil, fmt.Errorf("%w: %v to memory", ErrUnknown, in.Op)
 	}
-
 	c := make([]byte, 0, 48)
 	if o.dst.kind != decode.None {
 		c = appendMove(c, dstDom, 1, 6, false)

@@ -11,19 +11,19 @@ import (
 type what uint16
 
 const (
-	fp      what = 1 << iota // reads MXCSR's control bits, may raise #XM
-	flags                    // writes RFLAGS, not its first operand
-	x0in                     // reads XMM0
-	x0out                    // writes XMM0
-	str                      // PCMPxSTRx: writes RFLAGS, and ECX or XMM0, not its first operand
-	mmx                      // both vector operands are MMX registers
-	mmxSrc                   // the second is
-	mmxDst                   // the first is
-	gprDst                   // the first, in ModRM.reg, is a general register
-	gprSrc                   // the second, in ModRM.rm, is a general register
-	store                    // the first, in ModRM.rm, is a general register, the second in ModRM.reg a vector
-	shift                    // the only operand is in ModRM.rm, ModRM.reg extends the opcode
-	imm                      // has an immediate byte
+	fp     what = 1 << iota // reads MXCSR's control bits, may raise #XM
+	flags                   // writes RFLAGS, not its first operand
+	x0in                    // reads XMM0
+	x0out                   // writes XMM0
+	str                     // PCMPxSTRx: writes RFLAGS, and ECX or XMM0, not its first operand
+	mmx                     // both vector operands are MMX registers
+	mmxSrc                  // the second is
+	mmxDst                  // the first is
+	gprDst                  // the first, in ModRM.reg, is a general register
+	gprSrc                  // the second, in ModRM.rm, is a general register
+	store                   // the first, in ModRM.rm, is a general register, the second in ModRM.reg a vector
+	shift                   // the only operand is in ModRM.rm, ModRM.reg extends the opcode
+	imm                     // has an immediate byte
 )
 
 // A row is what this package knows of an opcode. The table is also the list of what guests may make the host execute.

@@ -55,10 +55,12 @@ func compileX87(in *decode.Inst) (Fn, error) {
 	case memory:
 	case (esc == 2 || esc == 3) && in.ModRM < 0xE0: // FCMOVcc
 		reads = true
-		body = append([]byte{0x52, 0x9D}, body...) // PUSH RDX; POPFQ
 	case (esc == 3 || esc == 7) && in.ModRM >= 0xE8: // FCOMI and kin
-		writes = true
+		reads, writes = true, true      // a processor may leave the flags alone on an unmasked exception
 		body = append(body, 0x9C, 0x58) // PUSHFQ; POP RAX
+	}
+	if reads {
+		body = append([]byte{0x52, 0x9D}, body...) // PUSH RDX; POPFQ
 	}
 	a, err := stub(body)
 	if err != nil {
@@ -86,8 +88,8 @@ func compileX87(in *decode.Inst) (Fn, error) {
 		if stores {
 			e.NoStore = pending&^fswPE != 0
 		}
-		if writes && pending&1 == 0 {
-			setStatus(e, r.ax&(x86.ZF|x86.PF|x86.CF))
+		if writes {
+			setStatus(e, r.ax&x86.Status)
 		}
 		return x86.NoVector
 	}, nil
