@@ -1,6 +1,9 @@
 package interp
 
 import (
+	"sync"
+	"sync/atomic"
+
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
@@ -57,8 +60,10 @@ type codePage struct {
 
 // A codeCache holds the decoded blocks of one CPU by physical address.
 type codeCache struct {
-	dir map[mem.Addr]*codePage
-	ops int // in all blocks since the last flush, dead ones too
+	dir   map[mem.Addr]*codePage
+	ops   int            // in all blocks since the last flush, dead ones too
+	empty []mem.Addr     // pages to look at in tidy
+	poll  *atomic.Uint32 // the CPU's
 }
 
 // maxOps bounds the cache: about 48 bytes an op.
@@ -99,7 +104,10 @@ func (cc *codeCache) written(a mem.Addr, n int) {
 	}
 	clear(p.tail[len(tail):])
 	p.tail = tail
-	p.recount()
+	if p.recount(); p.code == 0 {
+		cc.empty = append(cc.empty, p.pa)
+		cc.poll.Or(pollTidy)
+	}
 }
 
 // recount finds the granules that hold code.
@@ -156,22 +164,70 @@ func (cc *codeCache) find(pa mem.Addr, key blockKey) *block {
 	return nil
 }
 
-// at is the page of pa, made and watched for writes if it is new.
+// codePage is the page of pa, made and watched for writes if it is new.
 func (c *CPU) codePage(pa mem.Addr) *codePage {
 	pa &^= pageSize - 1
 	p := c.codes.dir[pa]
 	if p == nil {
 		if c.codes.dir == nil {
-			c.codes.dir = map[mem.Addr]*codePage{}
+			c.codes.dir, c.codes.poll = map[mem.Addr]*codePage{}, &c.poll
 		}
 		p = &codePage{pa: pa}
 		c.codes.dir[pa] = p
+		c.vm.holders.hold(c, pa)
 	}
-	c.park() // other CPUs that mark code at the same time must not wait for us
-	c.ram.MarkCode(pa)
-	c.unpark()
 	return p
 }
+
+// holders counts the CPUs that have code of a page, so that tracking can end when there are none. A page that once held code and is data now
+// would else be slow to write for ever.
+type holders struct {
+	mu sync.Mutex // a CPU parks before it takes it: MarkCode waits for the others
+	n  map[mem.Addr]int
+}
+
+func (h *holders) hold(c *CPU, pa mem.Addr) {
+	c.park()
+	h.mu.Lock()
+	if h.n == nil {
+		h.n = map[mem.Addr]int{}
+	}
+	h.n[pa]++
+	c.ram.MarkCode(pa)
+	h.mu.Unlock()
+	c.unpark()
+}
+
+func (h *holders) release(c *CPU, pages []mem.Addr) {
+	c.park()
+	h.mu.Lock()
+	for _, pa := range pages {
+		if h.n[pa]--; h.n[pa] == 0 {
+			delete(h.n, pa)
+			c.ram.ClearCode(pa)
+		}
+	}
+	h.mu.Unlock()
+	c.unpark()
+}
+
+// tidy gives up the pages whose last block died.
+func (c *CPU) tidy() {
+	c.poll.And(^uint32(pollTidy))
+	cc := &c.codes
+	var pages []mem.Addr
+	for _, pa := range cc.empty {
+		if p := cc.dir[pa]; p != nil && p.code == 0 {
+			delete(cc.dir, pa)
+			pages = append(pages, pa)
+		}
+	}
+	cc.empty = cc.empty[:0]
+	c.vm.holders.release(c, pages)
+}
+
+// pollTidy is a reason in CPU.poll: codeCache.empty is not empty.
+const pollTidy = 1 << 31
 
 // insert makes b findable.
 func (cc *codeCache) insert(b *block, second *codePage) {
@@ -188,15 +244,17 @@ func (cc *codeCache) insert(b *block, second *codePage) {
 
 // flushCode drops all blocks.
 func (c *CPU) flushCode() {
-	for _, p := range c.codes.dir {
+	var pages []mem.Addr
+	for pa, p := range c.codes.dir {
+		pages = append(pages, pa)
 		for _, b := range p.head {
 			for ; b != nil; b = b.next {
 				b.kill()
 			}
 		}
 	}
-	c.codes.dir = nil
-	c.codes.ops = 0
+	c.codes.dir, c.codes.ops, c.codes.empty = nil, 0, nil
+	c.vm.holders.release(c, pages)
 	c.jc = jumpCache{}
 	c.stats.flushes++
 }

@@ -11,6 +11,8 @@ import (
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
+	"vitrine.dev/vitrine/internal/x86/fpu"
+	"vitrine.dev/vitrine/internal/x86/mmu"
 )
 
 // A CPU is one processor. Its methods belong to the goroutine that runs it, save where they say otherwise.
@@ -44,20 +46,33 @@ type CPU struct {
 	nmiMasked                      bool
 	halted                         bool
 
+	space   mmu.Space // how the control registers translate addresses
+	aligned bool      // alignment is checked: CR0.AM, RFLAGS.AC and CPL 3
+	ext     uint32    // EXT bit of error codes raised now: 1 during the delivery of an event that no instruction asked for
+	dbHits  uint64    // data and I/O breakpoints hit by the instruction being stepped
+	tf      bool      // RFLAGS.TF was set before it
+	noTrap  bool      // it loaded SS: no debug trap behind it
+
 	// The fault that the last handler raised, when it returned false.
 	fault fault
 
 	// The machine around it.
-	ID    int
-	vm    *VM
-	io    hv.IO
-	ram   *mem.Memory
-	tsc   tscClock
-	codes codeCache // decoded blocks
-	jc    jumpCache
-	tlbs  tlbSet
-	stats counters
-	at    uint64 // RIP of the block that ran last
+	ID      int
+	vm      *VM
+	io      hv.IO
+	ram     *mem.Memory
+	tsc     tscClock
+	mail    mailbox
+	codes   codeCache // decoded blocks
+	jc      jumpCache
+	env     fpu.Env
+	tlbs    tlbSet
+	stats   counters
+	sample  atomic.Pointer[sampling] // who waits for the registers
+	builder builder
+
+	features decode.Features // what the decoder knows, as CPUID says
+	at       uint64          // RIP of the block that ran last
 
 	gen, ggen uint64 // what jump cache entries of the present address space and privilege, and of its global pages, are tagged with
 }
@@ -88,6 +103,7 @@ type fault struct {
 	has   bool   // there is an error code
 	trap  bool   // delivered with RIP behind the instruction
 	soft  bool   // INT n, INT3, INTO
+	intr  bool   // an external interrupt, not an exception
 	canon bool   // #GP for a non-canonical address: #SS if it was a stack reference
 }
 

@@ -10,6 +10,9 @@ import (
 // Run executes the guest until there is a reason to stop.
 func (c *CPU) Run() hv.Exit {
 	for {
+		if c.poll.Load()&pollTidy != 0 {
+			c.tidy()
+		}
 		if c.poll.Load() != 0 {
 			if exit, leave := c.pollEvents(); leave {
 				return exit

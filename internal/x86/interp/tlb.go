@@ -32,3 +32,10 @@ func invalidTag(i uint64) uint64 { return ^i << 12 }
 
 // entry is the entry that va selects.
 func (t *tlb) entry(va uint64) *tlbEntry { return &t.e[va>>12&tlbMask] }
+
+// clear drops all translations.
+func (t *tlb) clear() {
+	for i := range t.e {
+		t.e[i].read, t.e[i].write = invalidTag(uint64(i)), invalidTag(uint64(i))
+	}
+}
