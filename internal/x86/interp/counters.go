@@ -1,5 +1,7 @@
 package interp
 
+import "sync/atomic"
+
 // counters count what a CPU does. Others read them while it runs, and see values at most a block old.
 type counters struct {
 	insns   uint64 // instructions executed
@@ -8,5 +10,20 @@ type counters struct {
 	walks   uint64 // page walks for data
 	faults  uint64 // page faults
 	mmio    uint64 // accesses to devices in memory
+	ports   uint64 // port accesses
 	irqs    uint64 // interrupts delivered
+}
+
+// Counters calls fn with the name and value of each counter. It may be called from any goroutine.
+func (c *CPU) Counters(fn func(name string, value uint64)) {
+	s := &c.stats
+	for _, n := range [...]struct {
+		name string
+		at   *uint64
+	}{
+		{"instructions", &s.insns}, {"blocks", &s.blocks}, {"flushes", &s.flushes}, {"walks", &s.walks}, {"faults", &s.faults},
+		{"mmio", &s.mmio}, {"ports", &s.ports}, {"interrupts", &s.irqs},
+	} {
+		fn(n.name, atomic.LoadUint64(n.at))
+	}
 }

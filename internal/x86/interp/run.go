@@ -9,6 +9,9 @@ import (
 
 // Run executes the guest until there is a reason to stop.
 func (c *CPU) Run() hv.Exit {
+	c.unpark()
+	defer c.park()
+	c.checkPending()
 	for {
 		if c.poll.Load()&pollTidy != 0 {
 			c.tidy()

@@ -1,0 +1,126 @@
+// Package soft runs a guest's CPUs on the CPU engine, in software.
+package soft
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"vitrine.dev/vitrine/internal/hv"
+	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/x86"
+	"vitrine.dev/vitrine/internal/x86/fpu"
+	"vitrine.dev/vitrine/internal/x86/interp"
+)
+
+// MaxCPUs is how many CPUs a VM can have: APIC ids are eight bits, and 255 is all of them.
+const MaxCPUs = 255
+
+// Backend is the CPU engine.
+type Backend struct{}
+
+// Name implements [hv.Backend].
+func (Backend) Name() string { return "soft" }
+
+// TSCHz is the rate of every guest's time-stamp counter, in Hz: the host's own.
+func TSCHz() uint64 { return interp.TSCHz() }
+
+// LAPICHz is the LAPIC timer's clock that CPUID leaf 15H promises, in Hz.
+const LAPICHz = interp.CrystalHz
+
+// NewVM implements [hv.Backend]. The VM watches ram until ram is closed.
+func (Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
+	if err := fpu.Ready(); err != nil {
+		return nil, fmt.Errorf("soft: %w", err)
+	}
+	return &VM{ram: ram, vm: interp.NewVM(ram)}, nil
+}
+
+// A VM is one guest's CPUs. It implements [hv.VM] and [hv.DirtyLogger].
+type VM struct {
+	ram     *mem.Memory
+	vm      *interp.VM
+	cpus    int
+	logging bool
+}
+
+// NewVCPU implements [hv.VM].
+func (v *VM) NewVCPU(id int, io hv.IO) (hv.VCPU, error) {
+	if id != v.cpus || id >= MaxCPUs {
+		return nil, fmt.Errorf("soft: CPU %d: ids go from 0 up to %d, in order", id, MaxCPUs-1)
+	}
+	v.cpus++
+	return &VCPU{cpu: v.vm.NewCPU(id, io)}, nil
+}
+
+// Close implements [hv.VM].
+func (v *VM) Close() error { return nil }
+
+// StartDirtyLog implements [hv.DirtyLogger].
+func (v *VM) StartDirtyLog() error {
+	v.ram.StartLog()
+	v.logging = true
+	return nil
+}
+
+// TakeDirtyLog implements [hv.DirtyLogger].
+func (v *VM) TakeDirtyLog(fn func(mem.Addr)) error {
+	if !v.logging {
+		return errors.New("soft: no dirty log was started")
+	}
+	v.ram.TakeLog(fn)
+	return nil
+}
+
+// StopDirtyLog implements [hv.DirtyLogger].
+func (v *VM) StopDirtyLog() error {
+	v.ram.StopLog()
+	v.logging = false
+	return nil
+}
+
+// A VCPU is one CPU. It implements [hv.VCPU], [hv.Sampler] and [hv.Counter].
+type VCPU struct {
+	cpu  *interp.CPU
+	wait atomic.Bool // in wait-for-SIPI: Run has nothing to do
+}
+
+// Run implements [hv.VCPU].
+func (v *VCPU) Run() (hv.Exit, error) {
+	if v.wait.Load() {
+		return hv.Halted, nil
+	}
+	return v.cpu.Run(), nil
+}
+
+// Kick implements [hv.VCPU].
+func (v *VCPU) Kick() { v.cpu.Kick() }
+
+// State implements [hv.VCPU].
+func (v *VCPU) State(s *x86.State) error {
+	if err := v.cpu.State(s); err != nil {
+		return err
+	}
+	if v.wait.Load() {
+		s.MP = x86.WaitForSIPI
+	}
+	return nil
+}
+
+// SetState implements [hv.VCPU].
+func (v *VCPU) SetState(s *x86.State) error {
+	if err := v.cpu.SetState(s); err != nil {
+		return err
+	}
+	v.wait.Store(s.MP == x86.WaitForSIPI)
+	return nil
+}
+
+// Sample implements [hv.Sampler]: RIP is where the block of code began that was running when the question was seen.
+func (v *VCPU) Sample(r *x86.Regs) bool { return v.cpu.Sample(r) }
+
+// Counters implements [hv.Counter].
+func (v *VCPU) Counters(fn func(name string, value uint64)) { v.cpu.Counters(fn) }
+
+// TSC is the guest's time-stamp counter as this CPU reads it, for the LAPIC's deadline timer.
+func (v *VCPU) TSC() uint64 { return v.cpu.TSC() }

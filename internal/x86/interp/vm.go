@@ -1,0 +1,119 @@
+package interp
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"vitrine.dev/vitrine/internal/hv"
+	"vitrine.dev/vitrine/internal/mem"
+)
+
+// A VM is the processors of one guest. It watches their memory: code that was decoded, and writes that must be seen.
+type VM struct {
+	ram     *mem.Memory
+	cpus    []*CPU // complete before the first runs
+	tscBase uint64
+	holders holders    // of decoded code
+	split   sync.Mutex // held over LOCKed accesses that no host instruction can make atomic
+}
+
+// NewVM makes a guest without processors around ram.
+func NewVM(ram *mem.Memory) *VM {
+	vm := &VM{ram: ram, tscBase: rdtsc()}
+	ram.Watch(vm)
+	return vm
+}
+
+// NewCPU adds processor number id, reset. Call it before any CPU runs.
+func (vm *VM) NewCPU(id int, io hv.IO) *CPU {
+	c := newCPU(vm, id, io)
+	vm.cpus = append(vm.cpus, c)
+	return c
+}
+
+// CodeWritten implements [mem.Watcher].
+func (vm *VM) CodeWritten(a mem.Addr, n int) {
+	for _, c := range vm.cpus {
+		c.mail.post(c, message{code: true, a: a, n: n})
+	}
+}
+
+// Retrack implements [mem.Watcher]: when it returns, no CPU writes to the page at a without saying so.
+func (vm *VM) Retrack(a mem.Addr) {
+	var want [16]uint64
+	waits := want[:0]
+	for _, c := range vm.cpus {
+		waits = append(waits, c.mail.post(c, message{a: a &^ (mem.PageSize - 1)}))
+	}
+	for i, c := range vm.cpus {
+		for c.mail.running.Load() && int64(c.mail.done.Load()-waits[i]) < 0 {
+			runtime.Gosched()
+		}
+	}
+}
+
+// A message is what one CPU asks of another.
+type message struct {
+	a    mem.Addr
+	n    int
+	code bool // code at [a, a+n) changed; else the page at a is tracked now
+}
+
+// A mailbox holds a CPU's messages. A CPU that is not running (parked: outside of Run, in a device, waiting for others) reads them before it touches
+// guest memory again, so nobody waits for it.
+type mailbox struct {
+	running atomic.Bool
+	done    atomic.Uint64 // messages dealt with
+
+	mu     sync.Mutex
+	queue  []message
+	posted uint64 // ever
+}
+
+// post leaves m and returns the value of done that says it was dealt with.
+func (b *mailbox) post(c *CPU, m message) uint64 {
+	b.mu.Lock()
+	b.queue = append(b.queue, m)
+	b.posted++
+	n := b.posted
+	b.mu.Unlock()
+	c.poll.Or(pollMail)
+	return n
+}
+
+// park says that this CPU touches no guest memory until unpark.
+func (c *CPU) park() { c.mail.running.Store(false) }
+
+// unpark ends park.
+func (c *CPU) unpark() {
+	c.mail.running.Store(true)
+	if c.poll.Load()&pollMail != 0 {
+		c.readMail()
+	}
+}
+
+// ownMail deals with messages that this CPU's own store may have caused: code that rewrites itself sees its new self at once.
+func (c *CPU) ownMail() {
+	if c.poll.Load()&pollMail != 0 {
+		c.readMail()
+	}
+}
+
+// readMail deals with all messages.
+func (c *CPU) readMail() {
+	c.poll.And(^uint32(pollMail))
+	b := &c.mail
+	b.mu.Lock()
+	q, n := b.queue, b.posted
+	b.queue = nil
+	b.mu.Unlock()
+	for _, m := range q {
+		if m.code {
+			c.codes.written(m.a, m.n)
+		} else {
+			c.tlbs.dropWrites(m.a)
+		}
+	}
+	b.done.Store(n)
+}
