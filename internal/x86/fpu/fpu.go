@@ -37,7 +37,8 @@ type Env struct {
 	Real    bool   // CR0.PE=0 or RFLAGS.VM=1: the real-mode layout of FNSTENV
 	XCR0    uint64 // what XSAVE and XRSTOR may touch
 
-	img image // the x87 state as the host loads it
+	img image     // the x87 state as the host loads it
+	res [2]uint64 // a result that may have to be dropped
 }
 
 // An Fn executes one decoded instruction. It returns NoVector, or the exception raised, with registers and memory then as the SDM says:
@@ -89,7 +90,7 @@ func compile(in *decode.Inst) (Fn, error) {
 // Waits says that an instruction reports pending x87 exceptions before it does anything: all of MMX, and x87 but for the control
 // instructions that are named FN….
 func Waits(in *decode.Inst) bool {
-	return in.Flags&decode.Wait != 0 || in.Flags&decode.MMXUnit != 0 && !loadsPI(in)
+	return in.Flags&(decode.Wait|decode.MMXUnit) != 0 && !loadsPI(in)
 }
 
 // loadsPI says that in is CVTPI2PD or CVTPI2PS from memory, which does not concern the MMX unit. The SDM says so of the first only;

@@ -62,7 +62,8 @@ func tinyOf(in *decode.Inst) tiny {
 // exceptions found before the computation hide those found after it (SDM vol. 1 11.5.3, 4.9.2).
 func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 	open := ^(s.MXCSR >> 7) & mxcsrFlags
-	var res [2]uint64
+	res := &e.res
+	*res = [2]uint64{}
 	dst := r.dst
 	n := 2 // words of the destination
 	if o.dst.kind == decode.MMX {
@@ -71,7 +72,7 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 	if o.dst.kind != decode.None {
 		copy(res[:n], unsafe.Slice((*uint64)(dst), n))
 	}
-	r.dst = unsafe.Pointer(&res)
+	r.dst = unsafe.Pointer(res)
 	r.mxcsr = s.MXCSR&MXCSRMask&^mxcsrFlags | mxcsrMasks
 	if open&mxUE != 0 {
 		r.mxcsr &^= mxcsrFTZ // flush to zero is for masked underflow only
@@ -82,7 +83,7 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 		s.MXCSR |= raised & mxPre
 		return x86.XM
 	}
-	if open&mxUE != 0 && o.tiny.in(&res) {
+	if open&mxUE != 0 && o.tiny.in(res) {
 		raised |= mxUE
 	}
 	s.MXCSR |= raised
