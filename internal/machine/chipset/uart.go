@@ -88,9 +88,13 @@ func (u *UART) write(w io.Writer) {
 			u.mu.Unlock()
 			return
 		}
+		full := !u.ready()
 		chunk, u.out = u.out, chunk[:0]
 		u.idle = false
-		u.transmitted()
+		if full && !u.s.THRE { // there is room again
+			u.s.THRE = true
+			u.update()
+		}
 		u.mu.Unlock()
 		if n, err := w.Write(chunk); err != nil {
 			u.dropped.Add(uint64(len(chunk) - n))
@@ -190,14 +194,6 @@ func (u *UART) update() { u.irq.Set(u.cause() != iirNone) }
 
 // ready tells whether the transmitter takes a byte.
 func (u *UART) ready() bool { return len(u.out) < uartOut }
-
-// transmitted raises the transmitter's interrupt when there is room again.
-func (u *UART) transmitted() {
-	if !u.s.THRE {
-		u.s.THRE = true
-		u.update()
-	}
-}
 
 // Read implements bus.Device for the eight ports.
 func (u *UART) Read(off uint64, p []byte) {

@@ -27,7 +27,9 @@ type Clock struct {
 	running bool
 	closed  bool
 	fake    bool
-	armed   int64 // what the sleeper was told; it may wake earlier than the first timer, never later
+	calling bool       // a timer's function runs
+	called  *sync.Cond // calling is false again
+	armed   int64      // what the sleeper was told; it may wake earlier than the first timer, never later
 	done    chan struct{}
 }
 
@@ -47,6 +49,7 @@ func New() (*Clock, error) {
 		return nil, err
 	}
 	c := &Clock{sleeper: s, origin: time.Now(), running: true, armed: Never, done: make(chan struct{})}
+	c.called = sync.NewCond(&c.mu)
 	go c.loop()
 	return c, nil
 }
@@ -68,11 +71,15 @@ func (c *Clock) now() int64 {
 	return c.base + int64(time.Since(c.origin))
 }
 
-// Pause stops the time. No timer fires until Resume, but a call that had begun may still run.
+// Pause stops the time and waits for a timer's function that runs now: none runs until Resume. The caller holds no lock that such
+// a function takes.
 func (c *Clock) Pause() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.base, c.running = c.now(), false
+	for c.calling {
+		c.called.Wait()
+	}
 }
 
 // Resume lets the time go on from where it stood.
@@ -133,9 +140,12 @@ func (c *Clock) loop() {
 		c.armed = Never
 		for c.running && !c.closed && len(c.queue) > 0 && c.queue[0].at <= c.now() {
 			t := heap.Pop(&c.queue).(*Timer)
+			c.calling = true
 			c.mu.Unlock()
 			t.fn()
 			c.mu.Lock()
+			c.calling = false
+			c.called.Broadcast()
 		}
 		if c.closed {
 			c.mu.Unlock()
