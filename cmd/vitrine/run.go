@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"vitrine.dev/vitrine"
+)
+
+// runFlags are run's, as typed.
+type runFlags struct {
+	name, memory, accel, kernel, initrd, appendLine, modules, root, dir string
+	cpus                                                                int
+	disks, volumes, env                                                 []string
+	quiet                                                               bool
+	config                                                              vitrine.Config
+}
+
+func runVerb() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run [flags] [-- CMD…]",
+		Short: "starts a guest and runs a command in it, or a shell",
+		Long: `Starts a guest and runs CMD in it, or a shell, in the current directory, as the guest's root.
+
+Without --initrd the guest's root file system is the host's own, read-only: what nobody on the host could read, and the current directory.
+What the guest writes is its own and goes with it. With --initrd, or with an image that is not Linux, exactly that is booted, and the
+first serial port is standard input and output.
+
+The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot be executed, was not found.`,
+		Example: "  vitrine run -- uname -a\n  vitrine run\n  vitrine run --kernel arch/x86/boot/bzImage -- ./test",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+				return fmt.Errorf("run: %q: images are not known yet; a command follows after --", args[0])
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := f.parse(args); err != nil {
+				return err
+			}
+			return run(&f.config, f.quiet)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.name, "name", "", "the guest's `NAME` and host name (default: made up)")
+	fl.IntVar(&f.cpus, "cpus", 0, "number of processors (default: 2)")
+	fl.StringVar(&f.memory, "memory", "1G", "the guest's memory, `SIZE` like 512M")
+	fl.StringVar(&f.accel, "accel", vitrine.Auto, "what runs the processors: auto, kvm or soft")
+	fl.StringVar(&f.kernel, "kernel", "", "a bzImage, vmlinux or multiboot `FILE` (default: found or fetched)")
+	fl.StringVar(&f.initrd, "initrd", "", "an initial RAM disk `FILE`: boots exactly that, adding nothing")
+	fl.StringVar(&f.appendLine, "append", "", "`WORDS` for the kernel's command line")
+	fl.StringVar(&f.modules, "modules", "", "the `DIR` of the kernel's modules")
+	fl.StringArrayVar(&f.disks, "disk", nil, "a raw image `FILE[:ro]` as a disk (repeatable)")
+	fl.StringArrayVar(&f.volumes, "volume", nil, "a `DIR[:rw]` that the guest sees too (repeatable)")
+	fl.StringVar(&f.root, "root", vitrine.RootHost, "host: what nobody could read; host-all: all that you can")
+	fl.StringVarP(&f.dir, "workdir", "w", "", "CMD's working `DIR` (default: the current one)")
+	fl.StringArrayVarP(&f.env, "env", "e", nil, "`NAME[=VALUE]` for CMD's environment (repeatable)")
+	fl.BoolVar(&f.config.DebugExit, "debug-exit", false, "port 0xf4 ends the guest, with status value*2+1")
+	fl.DurationVar(&f.config.BootTimeout, "boot-timeout", 0, "give up a guest that is not ready by then (with --initrd: has not ended) (default 5m; none with --initrd)")
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print none of Vitrine's own lines but errors")
+	return cmd
+}
+
+// parse turns flags into a Config.
+func (f *runFlags) parse(args []string) error {
+	c := &f.config
+	c.Name, c.CPUs, c.Accel, c.KernelPath, c.Initrd, c.Append = f.name, f.cpus, f.accel, f.kernel, f.initrd, f.appendLine
+	c.ModulesDir, c.Root, c.Command = f.modules, f.root, args
+	var err error
+	if c.Memory, err = vitrine.ParseSize(f.memory); err != nil {
+		return fmt.Errorf("--memory: %w", err)
+	}
+	for _, d := range f.disks {
+		path, ro := strings.CutSuffix(d, ":ro")
+		c.Disks = append(c.Disks, vitrine.Disk{Path: path, ReadOnly: ro})
+	}
+	for _, v := range f.volumes {
+		path, rw := strings.CutSuffix(v, ":rw")
+		path = strings.TrimSuffix(path, ":ro")
+		if path, err = directory(path); err != nil {
+			return fmt.Errorf("--volume: %w", err)
+		}
+		c.Volumes = append(c.Volumes, vitrine.Volume{Path: path, Writable: rw})
+	}
+	dir := f.dir
+	if dir == "" {
+		if dir, err = os.Getwd(); err != nil {
+			return fmt.Errorf("the current directory: %w: give one by --workdir", err)
+		}
+	}
+	if c.Dir, err = directory(dir); err != nil {
+		return fmt.Errorf("--workdir: %w", err)
+	}
+	c.Env = environment(f.env)
+	return nil
+}
+
+// directory gives the absolute path of a directory, without symbolic links: it is the same in the guest.
+func directory(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", err
+	}
+	if fi, err := os.Stat(path); err != nil || !fi.IsDir() {
+		return "", fmt.Errorf("%s is not a directory", path)
+	}
+	return path, nil
+}
+
+// passed are the variables that a command in the guest has from its caller. SHELL is for run without a command.
+var passed = []string{"PATH", "TERM", "LANG", "SHELL"}
+
+func environment(more []string) []string {
+	var env []string
+	for _, e := range append(append([]string(nil), passed...), more...) {
+		if name, _, given := strings.Cut(e, "="); given {
+			env = append(env, e)
+		} else if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// run starts the guest and sees it through.
+func run(c *vitrine.Config, quiet bool) error {
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	in, out := isTerminal(os.Stdin), isTerminal(os.Stdout)
+	c.Terminal = len(c.Command) == 0 && in && out
+	if c.Terminal {
+		c.Rows, c.Cols = terminalSize(os.Stdout)
+	}
+	log := &progress{quiet: quiet}
+	c.Log = log.line
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := watchSignals(cancel)
+	defer s.stop()
+	m, err := vitrine.Start(ctx, *c)
+	if err != nil {
+		if status, ok := s.caught(); ok {
+			return &exitError{status, nil}
+		}
+		return err
+	}
+	if in {
+		restore, err := rawFor(c)
+		if err != nil {
+			cancel()
+			m.Wait()
+			return err
+		}
+		defer restore()
+		s.atExit(restore)
+	}
+	log.raw.Store(c.Terminal)
+	s.attach(m, c.Terminal)
+	status, err := m.Wait()
+	log.raw.Store(false)
+	if st, ok := s.caught(); ok && (err != nil || status == 0) {
+		return &exitError{st, nil}
+	}
+	if err != nil {
+		return &exitError{status, err}
+	}
+	if status != 0 {
+		return &exitError{status, nil}
+	}
+	return nil
+}
+
+// rawFor sets the terminal as the guest needs it: untouched for a command, whose input comes line by line; all keys for a shell; for a serial port
+// all keys but those that end Vitrine.
+func rawFor(c *vitrine.Config) (func(), error) {
+	switch {
+	case c.Terminal:
+		return setRaw(os.Stdin, false)
+	case len(c.Command) == 0 && c.Initrd != "":
+		return setRaw(os.Stdin, true)
+	}
+	return func() {}, nil
+}

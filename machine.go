@@ -1,0 +1,273 @@
+package vitrine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine.dev/vitrine/internal/agent/client"
+	"vitrine.dev/vitrine/internal/agent/wire"
+	"vitrine.dev/vitrine/internal/control"
+	"vitrine.dev/vitrine/internal/host"
+	"vitrine.dev/vitrine/internal/machine"
+	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/x86"
+)
+
+// Statuses that are not the guest's command's, as a shell has them.
+const (
+	StatusFailed   = 125 // we failed, or the guest did
+	StatusNoExec   = 126 // the command cannot be executed
+	StatusNotFound = 127 // the command was not found
+	StatusKilled   = 128 + 9
+)
+
+// ErrKilled is why a machine ended that was ended from outside.
+var ErrKilled = errors.New("the guest was ended from outside")
+
+// A GuestError is a guest that did not do what it was started for.
+type GuestError struct {
+	What    string
+	Console []string // the last lines of its console, printable
+}
+
+// Error is What alone: one line. Console is for who has room.
+func (e *GuestError) Error() string { return e.What }
+
+// A Machine is a guest that was started. Its methods may be called from any goroutine.
+type Machine struct {
+	cfg     Config
+	exactly bool // no agent: what was given is booted, nothing added
+	entry   *host.Guest
+	ram     *mem.Memory
+	board   *machine.Machine
+	console tail
+	api     *control.Server
+	agents  net.Listener // where the agent connects; nil if exactly
+	began   time.Time
+
+	ended chan struct{} // closed when the board has stopped; exit and exitErr are set
+	exit  machine.Exit
+	err   error
+
+	mu      sync.Mutex // guards what follows
+	agent   *client.Client
+	process *client.Process
+	killed  bool
+
+	done   chan struct{} // closed when nothing of the machine is left; status and result are set
+	status int
+	result error
+}
+
+// Name is the guest's.
+func (m *Machine) Name() string { return m.entry.Name() }
+
+// Wait waits until the guest has ended and nothing of it is left. The status is the command's, as a shell has it; the error is nil where that
+// or the guest's own end is all there is to say. StatusFailed, StatusNoExec and StatusNotFound come with an error that tells why.
+func (m *Machine) Wait() (status int, err error) {
+	<-m.done
+	return m.status, m.result
+}
+
+// Done is closed when Wait would return.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// Signal sends the guest's command a signal. It returns false where there is none to send it to.
+func (m *Machine) Signal(sig unix.Signal) bool {
+	p := m.running()
+	return p != nil && p.Signal(int(sig)) == nil
+}
+
+// Resize tells the command's terminal its size.
+func (m *Machine) Resize(rows, cols int) {
+	if p := m.running(); p != nil {
+		p.Resize(wire.Size{Rows: uint64(rows), Cols: uint64(cols)})
+	}
+}
+
+func (m *Machine) running() *client.Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.process
+}
+
+// Kill ends the guest at once, as if its plug were pulled.
+func (m *Machine) Kill() {
+	m.mu.Lock()
+	m.killed = true
+	m.mu.Unlock()
+	m.board.Stop()
+}
+
+// hangUp is how long a command has to end after it was asked to, before the guest is powered off under it.
+const hangUp = 5 * time.Second
+
+// Stop asks the guest to end and waits until it has: its command is sent SIGTERM (SIGHUP where it has a terminal), then the guest is powered off;
+// exactly what was booted has its power button pressed. When ctx is done first, the guest is ended as by Kill.
+func (m *Machine) Stop(ctx context.Context) error {
+	m.setState("stopping")
+	m.mu.Lock()
+	agent, p := m.agent, m.process
+	m.mu.Unlock()
+	switch {
+	case m.exactly:
+		m.board.PressPowerButton()
+	case p != nil:
+		sig := unix.SIGTERM
+		if m.cfg.Terminal {
+			sig = unix.SIGHUP
+		}
+		p.Signal(int(sig))
+		select {
+		case <-m.ended:
+		case <-time.After(hangUp):
+			agent.PowerOff()
+		case <-ctx.Done():
+		}
+	default: // it boots, there is nothing to lose
+		m.Kill()
+	}
+	select {
+	case <-m.ended:
+	case <-ctx.Done():
+		m.Kill()
+		<-m.ended
+	}
+	return nil
+}
+
+// State is what listings say of the guest.
+func (m *Machine) State() host.State { return m.entry.State() }
+
+// Memory is the guest's RAM.
+func (m *Machine) Memory() *mem.Memory { return m.ram }
+
+// NumCPU is how many processors it has.
+func (m *Machine) NumCPU() int { return m.board.NumCPU() }
+
+// Registers gives a processor's registers.
+func (m *Machine) Registers(cpu int, r *x86.Regs) error { return m.board.Registers(cpu, r) }
+
+// Sample gives the registers of a processor that runs guest code now.
+func (m *Machine) Sample(cpu int, r *x86.Regs) bool { return m.board.Sample(cpu, r) }
+
+func (m *Machine) setState(s string) { m.entry.Update(func(st *host.State) { st.State = s }) }
+
+// supervise sees the guest through to its end, and clears up.
+func (m *Machine) supervise() {
+	if m.exactly {
+		m.status, m.result = m.watch()
+	} else {
+		m.status, m.result = m.command()
+	}
+	m.mu.Lock()
+	killed := m.killed
+	m.mu.Unlock()
+	if killed && m.result != nil {
+		m.status, m.result = StatusKilled, ErrKilled
+	}
+	m.board.Stop()
+	<-m.ended
+	if m.err != nil && m.result == nil && m.status == 0 {
+		m.status, m.result = StatusFailed, m.err
+	}
+	m.clear()
+	close(m.done)
+}
+
+// clear frees what the machine holds; its board has stopped, or never ran.
+func (m *Machine) clear() {
+	if m.api != nil {
+		m.api.Close() // first: it reads RAM
+	}
+	if m.agents != nil {
+		m.agents.Close()
+	}
+	if m.agent != nil {
+		m.agent.Close()
+	}
+	if m.board != nil {
+		m.board.Close()
+	}
+	if m.ram != nil {
+		m.ram.Close()
+	}
+	if m.entry != nil {
+		m.entry.Close()
+	}
+}
+
+// watch waits for the end of a guest that was booted exactly as given.
+func (m *Machine) watch() (int, error) {
+	var late <-chan time.Time
+	if m.cfg.BootTimeout > 0 {
+		late = time.After(m.cfg.BootTimeout)
+	}
+	look := time.NewTicker(500 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-m.ended:
+			return m.verdict()
+		case <-late:
+			return m.fail("the guest has not ended after %v (--boot-timeout)", m.cfg.BootTimeout)
+		case <-look.C:
+			if m.console.hangs() {
+				return m.fail("the guest's kernel panicked and hangs (panic=-1 in --append makes it reboot): %s", m.lastWords())
+			}
+		}
+	}
+}
+
+// verdict is the status of a guest that was booted exactly as given and has ended. A reboot is an end like a power-off: what was asked
+// to run has run. A kernel that panics with panic=-1 reboots too, and only its console tells the two apart; so does it tell
+// a triple fault that is a reboot (reboot=t) from one that is a crash.
+func (m *Machine) verdict() (int, error) {
+	switch m.exit.Reason {
+	case machine.PowerOff:
+		return 0, nil
+	case machine.DebugExit:
+		return m.exit.Status, nil
+	case machine.Reset, machine.TripleFault:
+		if words, ok := m.console.panicked(); ok {
+			return m.fail("the guest's kernel panicked: %s", strings.TrimPrefix(words, panicWords+": "))
+		}
+		if m.exit.Reason == machine.TripleFault && !m.console.restarting() {
+			return m.fail("the guest's processor %d stopped with a triple fault", m.exit.CPU)
+		}
+		return 0, nil
+	}
+	if m.err != nil {
+		return StatusFailed, m.err
+	}
+	return StatusKilled, ErrKilled
+}
+
+func (m *Machine) lastWords() string {
+	words, _ := m.console.panicked()
+	return strings.TrimPrefix(words, panicWords+": ")
+}
+
+// fail is a guest that went wrong.
+func (m *Machine) fail(format string, args ...any) (int, error) {
+	return StatusFailed, &GuestError{What: fmt.Sprintf(format, args...), Console: m.console.lines(20)}
+}
+
+// untimely is the error for a guest that ended while something was expected of it.
+func (m *Machine) untimely(when string) (int, error) {
+	<-m.ended
+	if words, ok := m.console.panicked(); ok {
+		return m.fail("the guest's kernel panicked %s: %s", when, strings.TrimPrefix(words, panicWords+": "))
+	}
+	if m.err != nil {
+		return StatusFailed, m.err
+	}
+	return m.fail("the guest ended (%v) %s", m.exit.Reason, when)
+}

@@ -1,0 +1,230 @@
+// Package vitrine runs Linux virtual machines that one can see into.
+//
+// [Start] is where everything is put together: memory, what runs the processors, the board, its devices, the kernel, the registry of guests,
+// and the socket by which tools look in.
+package vitrine
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"vitrine.dev/vitrine/internal/agent"
+	"vitrine.dev/vitrine/internal/control"
+	"vitrine.dev/vitrine/internal/host"
+	"vitrine.dev/vitrine/internal/hv"
+	"vitrine.dev/vitrine/internal/hv/soft"
+	"vitrine.dev/vitrine/internal/initramfs"
+	"vitrine.dev/vitrine/internal/kernel"
+	"vitrine.dev/vitrine/internal/machine"
+	"vitrine.dev/vitrine/internal/machine/boot"
+	"vitrine.dev/vitrine/internal/machine/virtio"
+	"vitrine.dev/vitrine/internal/machine/virtio/blk"
+	"vitrine.dev/vitrine/internal/machine/virtio/rng"
+	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/x86"
+)
+
+// GuestMain is what main calls first in a program that can be its guests' first process (see Config.Init). It returns at once, except
+// in a guest, where it never does.
+func GuestMain() { agent.Main() }
+
+// Start starts a guest and returns when it runs; Machine.Wait waits for its end. When ctx is done, the guest is ended at once.
+func Start(ctx context.Context, cfg Config) (*Machine, error) {
+	if err := cfg.check(runtime.NumCPU()); err != nil {
+		return nil, err
+	}
+	backend, line, err := chooseBackend(cfg.Accel)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Log(line)
+	k, err := kernel.Find(ctx, kernel.Options{Path: cfg.KernelPath, ModulesDir: cfg.ModulesDir, Progress: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	image, err := boot.Open("kernel", k.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	m := &Machine{cfg: cfg, ended: make(chan struct{}), done: make(chan struct{}), began: time.Now()}
+	m.exactly = cfg.Initrd != "" || !isLinux(image)
+	if m.exactly && len(cfg.Command) > 0 {
+		return nil, errors.New("a command runs only in a guest that Vitrine sets up: leave --initrd out, or give a Linux kernel")
+	}
+	if k.Release != "" {
+		cfg.Log(fmt.Sprintf("kernel %s (%s)", k.Release, k.Source))
+	}
+	if err := m.build(ctx, backend, k, image); err != nil {
+		m.clear()
+		return nil, err
+	}
+	return m, nil
+}
+
+// build puts the machine together and sets it going.
+func (m *Machine) build(ctx context.Context, backend hv.Backend, k *kernel.Kernel, image *boot.Image) error {
+	cfg := &m.cfg
+	var err error
+	if m.ram, err = mem.New(cfg.Memory); err != nil {
+		return err
+	}
+	if m.entry, err = host.Register(host.State{
+		Name: cfg.Name, VMM: "vitrine", PID: os.Getpid(), Accelerator: backend.Name(), CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
+		Kernel: k.Release, State: "starting", Started: m.began.UTC().Truncate(time.Second),
+	}); err != nil {
+		return err
+	}
+	serial := machine.Serial{Out: &m.console}
+	if m.exactly {
+		m.console.next, serial.In = cfg.Stdout, cfg.Stdin
+	}
+	if m.board, err = machine.New(machine.Config{
+		RAM: m.ram, CPUs: cfg.CPUs, Backend: backend, TSCHz: soft.TSCHz(),
+		Serial: [2]machine.Serial{serial}, DebugExit: cfg.DebugExit,
+	}); err != nil {
+		return err
+	}
+	if err := m.attach(); err != nil {
+		return err
+	}
+	first, err := m.load(k, image)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l, err := m.entry.Listen()
+	if err != nil {
+		return err
+	}
+	if m.exactly {
+		m.setState("running")
+	}
+	go m.runBoard(ctx, first)
+	m.api = control.Serve(l, m)
+	go m.supervise()
+	return nil
+}
+
+// attach plugs the devices in.
+func (m *Machine) attach() error {
+	plug := func(d virtio.Device) error { return m.board.Attach(virtio.NewPCI(d, m.ram, m.board.MSI())) }
+	if err := plug(rng.New()); err != nil {
+		return err
+	}
+	for i, d := range m.cfg.Disks {
+		raw, err := blk.OpenRaw(d.Path, d.ReadOnly)
+		if err != nil {
+			return err
+		}
+		if err := plug(blk.New(raw, m.cfg.CPUs, fmt.Sprintf("vitrine-%d", i))); err != nil {
+			return err
+		}
+	}
+	if m.exactly {
+		return nil
+	}
+	return m.attachAgent(plug)
+}
+
+// agentLine begins the command line of a guest that we set up. Only what is serious reaches the console, whose last lines are shown when the boot
+// fails; a panic ends the machine at once instead of waiting for somebody to read it.
+const agentLine = "console=ttyS0 quiet panic=-1"
+
+// load puts the kernel into memory, with our agent where it is wanted, and gives the first processor's state.
+func (m *Machine) load(k *kernel.Kernel, image *boot.Image) (*x86.State, error) {
+	c := boot.Config{Kernel: image, CommandLine: m.cfg.Append, RSDP: m.board.RSDP(), Log: m.cfg.Log}
+	c.CacheDir, _ = kernel.DefaultCacheDir() // without one, nothing is cached
+	if m.exactly {
+		initrd, err := boot.OpenInitrd(m.cfg.Initrd)
+		if err != nil {
+			return nil, err
+		}
+		for _, im := range initrd {
+			defer im.Close()
+		}
+		c.Initrd = initrd
+	} else {
+		archive, err := m.initramfs(k)
+		if err != nil {
+			return nil, err
+		}
+		c.Initrd = []*boot.Image{boot.Bytes("our initramfs", archive)}
+		c.CommandLine = strings.TrimSpace(agentLine + " " + m.cfg.Append)
+	}
+	first, _, err := boot.Load(m.ram, c)
+	return first, err
+}
+
+// wanted are drivers that a guest of ours does without, if it must.
+var wanted = []string{"virtio_rng", "virtio_blk"}
+
+// initramfs packs our agent and the modules that it needs.
+func (m *Machine) initramfs(k *kernel.Kernel) ([]byte, error) {
+	drivers := slices.Clone(kernel.Required)
+	for _, name := range wanted {
+		if k.Modules.Has(name) && (name != "virtio_blk" || len(m.cfg.Disks) > 0) {
+			drivers = append(drivers, name)
+		}
+	}
+	var modules []initramfs.Module
+	if k.Modules.Known() { // else all may be built in; the guest will say what is not
+		var missing []string
+		var err error
+		if modules, missing, err = k.Modules.Closure(drivers); err != nil {
+			return nil, err
+		}
+		if len(missing) > 0 {
+			return nil, fmt.Errorf("kernel %s has no driver %s, neither built in nor as a module: give the tree of its modules by --modules",
+				k.Path, strings.Join(missing, ", "))
+		}
+	}
+	program, libraries, err := initProgram(m.cfg.Init)
+	if err != nil {
+		return nil, err
+	}
+	return initramfs.Pack(program, modules, libraries...)
+}
+
+func (m *Machine) runBoard(ctx context.Context, first *x86.State) {
+	m.exit, m.err = m.board.Run(ctx, first)
+	close(m.ended)
+}
+
+// isLinux tells whether a kernel is one that our agent can be added to.
+func isLinux(image *boot.Image) bool {
+	head := make([]byte, 0x210)
+	if _, err := image.ReadAt(head, 0); err != nil {
+		return true // the loader says what is wrong
+	}
+	if string(head[0x202:0x206]) == "HdrS" {
+		return true
+	}
+	if string(head[:4]) != "\x7fELF" {
+		return false
+	}
+	// init/version-timestamp.c: linux_banner; every vmlinux has it in its read-only data.
+	banner := []byte("Linux version ")
+	r := bufio.NewReaderSize(io.NewSectionReader(image, 0, image.Size), 1<<20)
+	for {
+		p, err := r.Peek(1 << 20)
+		if bytes.Contains(p, banner) {
+			return true
+		}
+		if err != nil || len(p) <= len(banner) {
+			return false
+		}
+		r.Discard(len(p) - len(banner) + 1)
+	}
+}
