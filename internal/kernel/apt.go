@@ -69,9 +69,15 @@ var distributionPackage = map[string]string{
 	"ubuntu": "linux-image-virtual",
 }
 
-// kernelPackage matches the packages that hold parts of a kernel: Debian's image, which others depend on by name, Ubuntu's modules,
-// Debian's since 6.17 or so.
-var kernelPackage = regexp.MustCompile(`^linux-(image|modules|modules-extra|binary)-`)
+// kernelPackage matches the packages that hold parts of a kernel, and the metapackages that lead to them. Most have all in the image;
+// Ubuntu has linux-modules apart, Debian since 7.0 linux-binary (the kernel), linux-modules and linux-base (its lists) also.
+var kernelPackage = regexp.MustCompile(`^linux-((image|modules|modules-extra|binary)-|base-[0-9])`)
+
+// versionedPackage matches those of them that are no metapackages.
+var versionedPackage = regexp.MustCompile(`^linux-[a-z-]+-[0-9]`)
+
+// maxPackages bounds how many packages are looked at for one kernel.
+const maxPackages = 16
 
 const orKernel = "name a kernel with --kernel"
 
@@ -270,7 +276,7 @@ func (a *apt) update(ctx context.Context) (complaint string) {
 func (a *apt) resolve(ctx context.Context, pkg string) ([]aptPackage, error) {
 	var all []aptPackage
 	seen := []string{pkg}
-	for i := 0; i < len(seen) && i < 10; i++ {
+	for i := 0; i < len(seen) && i < maxPackages; i++ {
 		p, err := a.show(ctx, seen[i])
 		if err != nil {
 			if i > 0 && !strings.HasPrefix(seen[i], "linux-image-") {
@@ -278,14 +284,12 @@ func (a *apt) resolve(ctx context.Context, pkg string) ([]aptPackage, error) {
 			}
 			return nil, err
 		}
-		meta := false
 		for _, d := range kernelDepends(p.depends) {
-			meta = meta || strings.HasPrefix(d, "linux-image-")
 			if !slices.Contains(seen, d) {
 				seen = append(seen, d)
 			}
 		}
-		if !meta {
+		if versionedPackage.MatchString(p.name) {
 			all = append(all, p)
 		}
 	}
@@ -312,6 +316,9 @@ func kernelDepends(field string) []string {
 func (a *apt) show(ctx context.Context, pkg string) (aptPackage, error) {
 	out, _, err := a.run(ctx, "", "apt-cache", "show", "--no-all-versions", pkg)
 	p := aptPackage{name: pkg}
+	if !debianName.MatchString(pkg) {
+		return p, fmt.Errorf("there is no package %q", pkg)
+	}
 	for line := range strings.Lines(string(out)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
 		switch key {

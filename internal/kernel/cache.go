@@ -64,7 +64,7 @@ func (c *cache) open(name string, needs []string) (*Kernel, error) {
 			err = checkSum(sums, tree+list, p)
 		}
 		if err != nil {
-			return nil, reason(err)
+			return nil, fmt.Errorf("%s%s: %w", tree, list, reason(err))
 		}
 	}
 	m, err := OpenModules(filepath.Join(dir, tree), info.Release)

@@ -17,7 +17,7 @@ func full(t *testing.T, what string) {
 
 func TestSuitesOfDebianAreFetched(t *testing.T) {
 	full(t, "it fetches kernels of some 30 MB")
-	for _, suite := range []string{"bullseye", "bookworm", "trixie", "bookworm-backports"} {
+	for _, suite := range []string{"bullseye", "bookworm", "trixie", "bookworm-backports", "trixie-backports"} {
 		t.Run(suite, func(t *testing.T) {
 			k, err := FetchSuite(context.Background(), SuiteOptions{Suite: suite, Progress: func(l string) { t.Log(l) }})
 			if err != nil {
