@@ -37,7 +37,8 @@ type VM interface {
 
 // A VCPU is one processor. Run, State and SetState belong to one goroutine at a time, locked to its thread; Kick and Sample to any.
 type VCPU interface {
-	// Run executes the guest until there is a reason to stop.
+	// Run executes the guest until there is a reason to stop. It looks at IO.Pending when it begins, so that what was raised
+	// between two Runs, or before a Kick ended one, is not missed.
 	Run() (Exit, error)
 	// Kick makes the current or next Run return Kicked. It may be called from any goroutine, also after Close.
 	Kick()
