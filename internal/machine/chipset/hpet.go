@@ -175,7 +175,7 @@ func (h *HPET) fired(i int) {
 			l.Set(true)
 		} else {
 			l.Set(true)
-			l.Set(false)
+			l.Set(h.shared(i))
 		}
 	}
 	h.schedule(i, now)

@@ -26,6 +26,7 @@ type pitState struct {
 	Ch     [3]pitChannel
 	Port61 uint8 // bits 0, 1: gate of channel 2 and speaker
 	Next   int64
+	Line   bool // the level of interrupt 0
 }
 
 // pitChannel is one counter. Fields are exported for Save.
@@ -166,9 +167,15 @@ func (p *PIT) fired() {
 		p.alarm.Set(p.next)
 		return
 	}
-	p.irq.Set(false)
-	p.irq.Set(true)
+	p.set(false)
+	p.set(true)
 	p.schedule(now)
+}
+
+// set drives interrupt 0.
+func (p *PIT) set(level bool) {
+	p.s.Line = level
+	p.irq.Set(level)
 }
 
 // Read implements bus.Device for ports 0x40 to 0x43.
@@ -218,7 +225,7 @@ func (p *PIT) Write(off uint64, b []byte) {
 			p.control(v, now)
 		case n < 3:
 			if p.s.Ch[n].write(v, now) && n == 0 {
-				p.irq.Set(p.s.Ch[0].out(now))
+				p.set(p.s.Ch[0].out(now))
 				p.schedule(now)
 			}
 		}
@@ -268,7 +275,7 @@ func (p *PIT) control(v uint8, now int64) {
 		c.Count = 10000
 	}
 	if n == 0 {
-		p.irq.Set(c.out(now))
+		p.set(c.out(now))
 		p.schedule(now)
 	}
 }
@@ -348,7 +355,7 @@ func (p *PIT) Load(dec *gob.Decoder) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.s, p.next = s, s.Next
-	p.irq.Set(p.s.Ch[0].out(p.clk.Now()))
+	p.irq.Set(p.s.Line)
 	p.alarm.Set(p.next)
 	return nil
 }
