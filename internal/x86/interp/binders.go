@@ -117,4 +117,7 @@ var binders = [decode.NumOps]binder{
 	decode.CLFLUSH:     bindTouch,
 	decode.CLFLUSHOPT:  bindTouch,
 	decode.CLWB:        bindTouch,
+
+	decode.RDRAND: bindRandom,
+	decode.RDSEED: bindRandom,
 }
