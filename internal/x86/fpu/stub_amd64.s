@@ -55,8 +55,14 @@ TEXT ·invokeX87(SB), NOSPLIT, $32-24
 	MOVQ stub+0(FP), BX
 	CALL BX
 	FXSAVE64 (R10)
-	BYTE $0xDB; BYTE $0xE3 // FNINIT
 	MOVQ AX, 24(R9)
+	MOVW 2(R10), AX
+	TESTB $0x80, AX // ES
+	JNE pending
+	EMMS
+	RET
+pending:
+	BYTE $0xDB; BYTE $0xE3 // FNINIT
 	RET
 
 // func cpuid(leaf, sub uint32) (a, b, c, d uint32)

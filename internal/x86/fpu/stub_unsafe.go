@@ -38,7 +38,7 @@ func (m *image) area() *[512]byte {
 	return (*[512]byte)(unsafe.Pointer(&m[off]))
 }
 
-// codeSize has room for every encoding: some 14,000 with all immediates, of at most 48 bytes.
+// codeSize has room for every encoding: some 20,000 with all immediates, of 16 to 48 bytes.
 const codeSize = 1 << 20
 
 // code is the page of stubs: one memfd, mapped once to write and once to execute, never both.
