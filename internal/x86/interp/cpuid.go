@@ -180,8 +180,8 @@ func (c *CPU) cpuid(leaf, sub uint32) (a, b, cx, d uint32) {
 		}
 	case 0x15:
 		// TSC = crystal * EBX / EAX.
-		khz := uint32(TSCHz() / 1000)
-		return CrystalHz / 1000, khz, CrystalHz, 0
+		den, num := ratio(TSCHz(), CrystalHz, (1<<32-1)/(CrystalHz/1000))
+		return uint32(den), uint32(num), CrystalHz, 0
 	case 0x16:
 		mhz := uint32(TSCHz() / 1e6)
 		return mhz, mhz, 100, 0
@@ -225,4 +225,20 @@ func pow2(n uint32) uint32 { return 1 << bits.Len32(n-1) }
 
 func word(s string) uint32 {
 	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
+}
+
+// ratio is the fraction num/den nearest to a/b with num at most limit, by continued fractions. Linux multiplies the numerator by the
+// crystal's kHz in 32 bits (native_calibrate_tsc), so it must be small; what is lost is below 1 in 10 million.
+func ratio(a, b, limit uint64) (den, num uint64) {
+	p0, q0, p1, q1 := uint64(0), uint64(1), uint64(1), uint64(0)
+	for b != 0 {
+		k := a / b
+		p, q := k*p1+p0, k*q1+q0
+		if p > limit {
+			break
+		}
+		p0, q0, p1, q1 = p1, q1, p, q
+		a, b = b, a%b
+	}
+	return q1, p1
 }
