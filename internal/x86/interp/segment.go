@@ -425,8 +425,8 @@ func (c *CPU) toOuter(cs, ss x86.Segment, sp, imm uint64) {
 	// Segments that the outer privilege may not use become null (SDM vol. 3A 5.8.6).
 	for _, r := range [...]int{x86.ES, x86.DS, x86.FS, x86.GS} {
 		s := &c.seg[r]
-		if s.Access&(x86.SegCode|x86.SegDown) != x86.SegCode|x86.SegDown && s.DPL() < int(c.cpl) {
-			*s = x86.Segment{}
+		if s.Access&x86.SegPresent != 0 && s.Access&(x86.SegCode|x86.SegDown) != x86.SegCode|x86.SegDown && s.DPL() < int(c.cpl) {
+			*s = x86.Segment{Base: s.Base} // a null FS keeps its base: Linux programs live by it
 		}
 	}
 	c.modeChanged()
