@@ -158,11 +158,11 @@ func (c *CPU) wrmsr(n uint32, v uint64) bool {
 	switch n {
 	case msrTSC:
 		d := v - c.TSC()
-		c.tsc.offset += d
+		c.tsc.offset.Add(d)
 		c.msr.tscAdjust += d
 		return true
 	case msrTSCAdjust:
-		c.tsc.offset += v - c.msr.tscAdjust
+		c.tsc.offset.Add(v - c.msr.tscAdjust)
 		c.msr.tscAdjust = v
 		return true
 	case msrEFER:

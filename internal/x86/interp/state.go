@@ -11,7 +11,7 @@ import (
 
 func newCPU(vm *VM, id int, io hv.IO) *CPU {
 	c := &CPU{ID: id, vm: vm, io: io, ram: vm.ram, features: hostFeatures()}
-	c.tsc.offset = -vm.tscBase
+	c.tsc.base, c.tsc.mul = vm.tscBase, tscMul()
 	c.tlbs.init()
 	c.Reset()
 	return c
@@ -122,7 +122,7 @@ func (c *CPU) SetState(s *x86.State) error {
 	c.fpu, c.dr = s.FPU, s.DR
 	c.dr[6], c.dr[7] = c.dr[6]&0xE00F|dr6Ones, c.dr[7]&dr7Bits|dr7Ones
 	if s.TSC != 0 {
-		c.tsc.offset += s.TSC - c.TSC()
+		c.tsc.offset.Add(s.TSC - c.TSC())
 	}
 	c.cpl = uint8(s.CPL())
 	c.nmiMasked, c.shadow = s.NMIMasked, s.Shadow
