@@ -1,6 +1,9 @@
 package fpu
 
 import (
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"vitrine.dev/vitrine/internal/x86"
@@ -229,5 +232,34 @@ func TestEnvironmentLayouts(t *testing.T) {
 		if s.FSW != was.FSW || s.FTW != was.FTW || s.FCW != was.FCW || uint16(s.FIP) != uint16(was.FIP) {
 			t.Errorf("%s: loaded %x, want %x", c.name, s, was)
 		}
+	}
+}
+
+// testdata/simdexc.txt is what a processor (Zen 5) does under random masks, as its signal handler saw it; testdata/simdexc.c says how it was recorded.
+func TestSIMDExceptionsAsRecorded(t *testing.T) {
+	b, err := os.ReadFile("testdata/simdexc.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, failed := 0, 0
+	for line := range strings.Lines(string(b)) {
+		var code []byte
+		var mxcsr, after uint32
+		var a, c, want [2]uint64
+		var raised int
+		if _, err := fmt.Sscanf(line, "%x %x %x %x %x %x %d %x %x %x", &code, &mxcsr, &a[1], &a[0], &c[1], &c[0], &raised, &after, &want[1], &want[0]); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		s := x86.FPU{MXCSR: mxcsr}
+		s.Vec[1], s.Vec[2] = x86.YMM{a[0], a[1]}, x86.YMM{c[0], c[1]}
+		v := compiled(t, decode.Mode64, code...)(&s, new(Env))
+		if n++; v == x86.XM != (raised == 1) || s.MXCSR != after || [2]uint64(s.Vec[1][:2]) != want {
+			if failed++; failed < 10 {
+				t.Errorf("%s  raised %d, MXCSR %04x, XMM1 %x", line, v, s.MXCSR, s.Vec[1])
+			}
+		}
+	}
+	if n < 1000 || failed > 0 {
+		t.Errorf("%d of %d lines fail", failed, n)
 	}
 }

@@ -13,6 +13,7 @@ const (
 	mxcsrFlags                         = 0x003F
 	mxcsrMasks                         = 0x1F80
 	mxcsrFTZ                           = 0x8000
+	mxcsrDAZ                           = 0x0040
 	mxPre                              = mxIE | mxDE | mxZE // found before the computation
 )
 
@@ -77,6 +78,7 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 	if open&mxUE != 0 {
 		r.mxcsr &^= mxcsrFTZ // flush to zero is for masked underflow only
 	}
+	ctl := r.mxcsr
 	invokeFP(o.stub, r)
 	raised := r.mxcsr & mxcsrFlags
 	if raised&open&mxPre != 0 {
@@ -85,6 +87,13 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 	}
 	if open&mxUE != 0 && o.tiny.in(res) {
 		raised |= mxUE
+	}
+	if raised&open&(mxOE|mxUE) != 0 && o.tiny.count != 0 {
+		pe, err := o.inexact(e, (*[2]uint64)(dst), (*[2]uint64)(r.src), open, ctl, raised&mxPE)
+		if err != nil {
+			panic("BUG: fpu: no stub for what the host has just executed: " + err.Error())
+		}
+		raised = raised&^mxPE | pe
 	}
 	s.MXCSR |= raised
 	if raised&open != 0 {
