@@ -118,6 +118,9 @@ func fetchPackages(ctx context.Context, r aptRequest, o Options, work, files str
 		return "", ctx.Err()
 	}
 	if err != nil {
+		if strings.Contains(complaint, "No space left") {
+			return "", syscall.ENOSPC
+		}
 		if complaint != "" {
 			return "", fmt.Errorf("package %s is not to be had from %s: apt-get update: %s: check the network, or %s", pkg, where, complaint, orKernel)
 		}
@@ -342,6 +345,9 @@ func (a *apt) download(ctx context.Context, p aptPackage) (string, error) {
 		return "", ctx.Err()
 	}
 	if err != nil {
+		if bytes.Contains(stderr, []byte("No space left")) {
+			return "", syscall.ENOSPC
+		}
 		return "", fmt.Errorf("package %s: %s: check the network, or %s", p.name, lastLine(stderr, err), orKernel)
 	}
 	all, _ := filepath.Glob(filepath.Join(debs, "*.deb"))
