@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"vitrine.dev/vitrine/internal/machine/virtio"
+	"vitrine.dev/vitrine/internal/machine/virtio/fifo"
 )
 
 const (
@@ -24,8 +25,8 @@ type Port struct {
 
 	mu        sync.Mutex // guards all below
 	changed   sync.Cond
-	in        fifo // to the guest
-	out       fifo // from the guest
+	in        fifo.Bytes // to the guest
+	out       fifo.Bytes // from the guest
 	rx, tx    *virtio.Queue
 	ready     bool // the guest's driver knows the port
 	guestOpen bool
@@ -46,7 +47,7 @@ func newPort(d *Device, i int, c PortConfig) *Port {
 func (p *Port) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.out.len() == 0 {
+	for p.out.Len() == 0 {
 		switch {
 		case p.closed:
 			return 0, os.ErrClosed
@@ -57,9 +58,9 @@ func (p *Port) Read(b []byte) (int, error) {
 		}
 		p.changed.Wait()
 	}
-	full := p.out.len() >= limit
-	n := p.out.read(b)
-	if full && p.out.len() < limit && p.tx != nil {
+	full := p.out.Len() >= limit
+	n := p.out.Read(b)
+	if full && p.out.Len() < limit && p.tx != nil {
 		p.tx.Wake()
 	}
 	return n, nil
@@ -70,14 +71,14 @@ func (p *Port) Write(b []byte) (n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(b) > 0 {
-		for p.in.len() >= limit && !p.closed && !p.ended {
+		for p.in.Len() >= limit && !p.closed && !p.ended {
 			p.changed.Wait()
 		}
 		if p.closed || p.ended {
 			return n, os.ErrClosed
 		}
-		k := min(len(b), limit-p.in.len())
-		p.in.write(b[:k])
+		k := min(len(b), limit-p.in.Len())
+		p.in.Write(b[:k])
 		n, b = n+k, b[k:]
 		if p.rx != nil {
 			p.rx.Wake()
@@ -104,7 +105,7 @@ func (p *Port) Close() error {
 
 // announce tells the guest of Close once it has all that was written. p.mu is held.
 func (p *Port) announce() {
-	if p.closed && !p.announced && p.ready && (p.in.len() == 0 || !p.guestOpen) {
+	if p.closed && !p.announced && p.ready && (p.in.Len() == 0 || !p.guestOpen) {
 		p.announced = true
 		p.d.send(newMessage(p.index, eventPortOpen, 0))
 	}
@@ -123,20 +124,20 @@ func (p *Port) serve(q *virtio.Queue) {
 }
 
 func (p *Port) serveRx(q *virtio.Queue) {
-	for p.in.len() > 0 && p.guestOpen {
+	for p.in.Len() > 0 && p.guestOpen {
 		c := q.Pop()
 		if c == nil {
 			return
 		}
-		n, _ := c.Write(p.in.bytes())
-		p.in.drop(n)
+		n, _ := c.Write(p.in.Peek())
+		p.in.Drop(n)
 		q.Push(c, c.Filled())
 	}
 	p.announce()
 }
 
 func (p *Port) serveTx(q *virtio.Queue) {
-	for p.out.len() < limit || p.closed || p.ended {
+	for p.out.Len() < limit || p.closed || p.ended {
 		c := q.Pop()
 		if c == nil {
 			return
@@ -147,7 +148,7 @@ func (p *Port) serveTx(q *virtio.Queue) {
 				break
 			}
 			b = b[:min(len(b), room)]
-			p.out.write(b)
+			p.out.Write(b)
 			room -= len(b)
 		}
 		q.Push(c, 0)
@@ -158,8 +159,8 @@ func (p *Port) serveTx(q *virtio.Queue) {
 func (p *Port) emergency(b byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.out.len() < limit && !p.closed && !p.ended {
-		p.out.write([]byte{b})
+	if p.out.Len() < limit && !p.closed && !p.ended {
+		p.out.Write([]byte{b})
 		p.changed.Broadcast()
 	}
 }
@@ -244,42 +245,13 @@ func (p *Port) state() portState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clone := func(b []byte) []byte { return append([]byte(nil), b...) }
-	return portState{clone(p.in.bytes()), clone(p.out.bytes()), p.ready, p.guestOpen, p.wasOpen, p.closed, p.announced}
+	return portState{clone(p.in.Peek()), clone(p.out.Peek()), p.ready, p.guestOpen, p.wasOpen, p.closed, p.announced}
 }
 
 func (p *Port) setState(s portState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.in, p.out = fifo{b: s.In}, fifo{b: s.Out}
+	p.in, p.out = fifo.Of(s.In), fifo.Of(s.Out)
 	p.ready, p.guestOpen, p.wasOpen, p.closed, p.announced = s.Ready, s.GuestOpen, s.WasOpen, s.Closed, s.Announced
 	p.changed.Broadcast()
-}
-
-// fifo is a queue of bytes; its users bound it.
-type fifo struct {
-	b   []byte
-	off int // what was read
-}
-
-func (f *fifo) len() int      { return len(f.b) - f.off }
-func (f *fifo) bytes() []byte { return f.b[f.off:] }
-
-func (f *fifo) write(p []byte) {
-	if f.off > 0 && len(f.b)+len(p) > cap(f.b) {
-		f.b = f.b[:copy(f.b, f.b[f.off:])]
-		f.off = 0
-	}
-	f.b = append(f.b, p...)
-}
-
-func (f *fifo) read(p []byte) int {
-	n := copy(p, f.bytes())
-	f.drop(n)
-	return n
-}
-
-func (f *fifo) drop(n int) {
-	if f.off += n; f.off == len(f.b) {
-		f.b, f.off = f.b[:0], 0
-	}
 }
