@@ -92,14 +92,9 @@ func (m *Machine) accept(ctx context.Context) (net.Conn, error) {
 
 // world is how the guest is set up: its own file systems for what is private or passing on the host, and what is shared over all of it.
 func (m *Machine) world() wire.Setup {
-	s := wire.Setup{Hostname: m.Name(), RootTag: rootTag, Tmpfs: []string{"/root", "/home", "/tmp", "/run"}}
-	if d := m.cfg.Dir; d != "" && d != "/" {
-		s.Shares = append(s.Shares, wire.Share{Source: d, Target: d})
+	return wire.Setup{
+		Hostname: m.Name(), RootTag: rootTag, Tmpfs: []string{"/root", "/home", "/tmp", "/run"}, Shares: m.shares,
 	}
-	for _, v := range m.cfg.Volumes {
-		s.Shares = append(s.Shares, wire.Share{Source: v.Path, Target: v.Path, Writable: v.Writable})
-	}
-	return s
 }
 
 // runCommand runs what was asked for, or a shell.

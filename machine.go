@@ -50,6 +50,7 @@ type Machine struct {
 	console tail
 	api     *control.Server
 	agents  net.Listener // where the agent connects; nil if exactly
+	shares  []wire.Share // directories over the root
 	began   time.Time
 
 	ended chan struct{} // closed when the board has stopped; exit and exitErr are set

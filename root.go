@@ -2,17 +2,67 @@ package vitrine
 
 import (
 	"errors"
+	"fmt"
+	"os"
 
+	"vitrine.dev/vitrine/internal/agent/wire"
+	"vitrine.dev/vitrine/internal/hostfs"
 	"vitrine.dev/vitrine/internal/machine/virtio"
+	"vitrine.dev/vitrine/internal/machine/virtio/fs"
+	"vitrine.dev/vitrine/internal/machine/virtio/vsock"
 )
 
 // guestCID is the guest's address on its vsock; each guest has a host of its own.
 const guestCID = 3
 
-// rootTag names the root's virtio file system.
+// rootTag names the root's virtio file system; each share has one of its own.
 const rootTag = "root"
 
-// attachAgent plugs in what our agent needs: its line to us, and the root.
+// attachAgent plugs in what our agent needs: its line to us, the root, and the directories that are shared over it.
 func (m *Machine) attachAgent(plug func(virtio.Device) error) error {
-	return errors.New("vsock and the file system are not built yet: use --initrd")
+	line := vsock.New(guestCID)
+	if err := plug(line); err != nil {
+		return err
+	}
+	var err error
+	if m.agents, err = line.Listen(wire.Port); err != nil {
+		return err
+	}
+	rule := hostfs.Nobody
+	if m.cfg.Root == RootHostAll {
+		m.cfg.Log("--root host-all: the guest sees every file that you can read")
+		rule = hostfs.Owner
+	}
+	if err := serve(plug, rootTag, hostfs.HostRoot(rule)); err != nil {
+		return err
+	}
+	volumes := m.cfg.Volumes
+	if d := m.cfg.Dir; d != "" && d != "/" {
+		volumes = append([]Volume{{Path: d}}, volumes...)
+	}
+	home, _ := os.UserHomeDir()
+	for i, v := range volumes {
+		if v.Writable {
+			return fmt.Errorf("--volume %s:rw: %w: leave :rw out", v.Path, errors.ErrUnsupported)
+		}
+		tag := fmt.Sprintf("share%d", i)
+		if err := serve(plug, tag, hostfs.Export{Dir: v.Path, Rule: hostfs.Owner, Home: home}); err != nil {
+			return err
+		}
+		m.shares = append(m.shares, wire.Share{Tag: tag, Source: "/", Target: v.Path})
+	}
+	return nil
+}
+
+// serve plugs in a virtio file system that shows e.
+func serve(plug func(virtio.Device) error, tag string, e hostfs.Export) error {
+	server, err := hostfs.New(e)
+	if err != nil {
+		return err
+	}
+	d, err := fs.New(tag, server)
+	if err != nil {
+		return err
+	}
+	return plug(d)
 }

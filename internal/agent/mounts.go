@@ -134,7 +134,7 @@ func share(s wire.Share, i int, root string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount(from+s.Source, target, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(from+strings.TrimSuffix(s.Source, "/"), target, "", unix.MS_BIND, ""); err != nil {
 		return place("share "+s.Target, err)
 	}
 	// A bind takes its flags from where it came; read-only needs a second step.
