@@ -102,10 +102,11 @@ func movs(c *CPU, o *op, n uint64) (uint64, bool) {
 		if n > 1 && (dst <= src || dst >= src+n*size) {
 			from := c.tlb.entry(src)
 			if off := src - from.read; off < pageSize {
+				from := from.bytes(off, n*size) // target may take the entry
 				if p, ok := c.target(dst); !ok {
 					return 0, false
 				} else if p.host != nil {
-					copy(p.bytes(n*size), from.bytes(off, n*size))
+					copy(p.bytes(n*size), from)
 					p.wrote(c, n*size)
 					c.advance(x86.RSI, o, n)
 					c.advance(x86.RDI, o, n)
