@@ -3,6 +3,7 @@ package virtiotest
 
 import (
 	"encoding/binary"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -219,7 +220,14 @@ func (d *Driver) SetUp(size int) {
 // Until waits for ok.
 func (d *Driver) Until(what string, ok func() bool) {
 	d.T.Helper()
-	for end := time.Now().Add(Wait); !ok(); time.Sleep(20 * time.Microsecond) {
+	end := time.Now().Add(Wait)
+	for n := 0; !ok(); n++ {
+		// Most answers take microseconds; an idle Go program sleeps a millisecond at least.
+		if n < 1000 {
+			runtime.Gosched()
+			continue
+		}
+		time.Sleep(100 * time.Microsecond)
 		if time.Now().After(end) {
 			d.T.Fatalf("%s: not within %v", what, Wait)
 		}
