@@ -27,7 +27,7 @@ type Env struct {
 	NoStore bool          // out: an unmasked x87 exception kept a store from its memory operand
 
 	GPR    uint64 // general register operand, in and out; of 4 bytes: zero-extended
-	RFLAGS uint64 // in: FCMOV; out: status flags of FCOMI, COMISS, PTEST, PCMPxSTRx
+	RFLAGS uint64 // in: FCMOV, FCOMI; out: status flags of FCOMI, COMISS, PTEST, PCMPxSTRx
 	RAX    uint64 // in: PCMPESTRx's length, XSAVE's and XRSTOR's mask
 	RDX    uint64 // in: likewise
 	RCX    uint64 // in and out: PCMPxSTRI's index

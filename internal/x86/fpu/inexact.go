@@ -1,8 +1,6 @@
 package fpu
 
 import (
-	"unsafe"
-
 	"vitrine.dev/vitrine/internal/x86"
 )
 
@@ -95,7 +93,7 @@ func (o *sseOp) scalar(el element, ctl uint32) (uint32, error) {
 	if el.op == opCVT {
 		y = x
 	}
-	r := regs{dst: unsafe.Pointer(&x), src: unsafe.Pointer(&y), mxcsr: ctl}
+	r := regs{dst: ref(&x), src: ref(&y), mxcsr: ctl}
 	invokeFP(a, &r)
 	return r.mxcsr & mxcsrFlags, nil
 }
@@ -125,7 +123,7 @@ func (o *sseOp) unbounded(e *Env, el element, ctl uint32) (uint32, error) {
 	}
 	m := e.img.area()
 	enter87(&s, m)
-	r := regs{dst: unsafe.Pointer(&el.x), src: unsafe.Pointer(&el.y)}
+	r := regs{dst: ref(&el.x), src: ref(&el.y)}
 	invokeX87(a, &r, &m[0])
 	leave87(&s, m)
 	return uint32(s.FSW) & mxcsrFlags, nil

@@ -2,7 +2,6 @@ package fpu
 
 import (
 	"fmt"
-	"unsafe"
 
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
@@ -14,14 +13,14 @@ type vector struct {
 	reg  uint8
 }
 
-func (v vector) at(s *x86.FPU, e *Env) unsafe.Pointer {
+func (v vector) at(s *x86.FPU, e *Env) operand {
 	switch v.kind {
 	case decode.XMM:
-		return unsafe.Pointer(&s.Vec[v.reg&15])
+		return ref(&s.Vec[v.reg&15])
 	case decode.MMX:
-		return unsafe.Pointer(&s.R[v.reg&7].Mant)
+		return ref(&s.R[v.reg&7].Mant)
 	}
-	return unsafe.Pointer(&e.Mem)
+	return ref(&e.Mem)
 }
 
 // A sseOp is a compiled instruction. In its stub the first operand is XMM1 or MM1, the second XMM2 or MM2, a general register RAX.
@@ -151,13 +150,13 @@ func (o *sseOp) plain() Fn {
 	stub, d, n := o.stub, o.dst.reg&15, o.src.reg&15
 	if o.src.kind == decode.Mem {
 		return func(s *x86.FPU, e *Env) x86.Vector {
-			r := regs{dst: unsafe.Pointer(&s.Vec[d]), src: unsafe.Pointer(&e.Mem)}
+			r := regs{dst: ref(&s.Vec[d]), src: ref(&e.Mem)}
 			invoke(stub, &r)
 			return x86.NoVector
 		}
 	}
 	return func(s *x86.FPU, _ *Env) x86.Vector {
-		r := regs{dst: unsafe.Pointer(&s.Vec[d]), src: unsafe.Pointer(&s.Vec[n])}
+		r := regs{dst: ref(&s.Vec[d]), src: ref(&s.Vec[n])}
 		invoke(stub, &r)
 		return x86.NoVector
 	}
@@ -165,7 +164,7 @@ func (o *sseOp) plain() Fn {
 
 // integer executes what MXCSR is nothing to.
 func (o *sseOp) integer(s *x86.FPU, e *Env) x86.Vector {
-	r := regs{dst: o.dst.at(s, e), src: o.src.at(s, e), x0: unsafe.Pointer(&s.Vec[0])}
+	r := regs{dst: o.dst.at(s, e), src: o.src.at(s, e), x0: ref(&s.Vec[0])}
 	r.ax, r.cx, r.dx = e.GPR, e.RCX, e.RDX
 	switch {
 	case o.memGPR == 1:

@@ -6,11 +6,26 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine.dev/vitrine/internal/x86"
 )
+
+// An operand is the address of what a stub loads into a vector register and stores from it.
+type operand = unsafe.Pointer
+
+// ref makes an operand of a register or of memory. MMX registers are loaded with 8 bytes, all others with 16; a lone uint64 is an MMX register,
+// or what an x87 stub takes.
+func ref[T x86.YMM | [2]uint64 | uint64 | [MemSize]byte](p *T) operand { return operand(p) }
+
+// words is the first n words of an operand, which must have them.
+func words(p operand, n int) []uint64 { return unsafe.Slice((*uint64)(p), n) }
+
+// pair is an XMM operand.
+func pair(p operand) *[2]uint64 { return (*[2]uint64)(p) }
 
 // regs is what a stub gets and gives. stub_amd64.s knows the offsets.
 type regs struct {
-	dst, src, x0 unsafe.Pointer // SI, DI, R8
+	dst, src, x0 operand // SI, DI, R8
 	ax, cx, dx   uint64
 	mxcsr        uint32 // invokeFP: in, what the instruction runs under, all exceptions masked; out, the flags it raised
 }

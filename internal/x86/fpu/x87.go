@@ -2,7 +2,6 @@ package fpu
 
 import (
 	"fmt"
-	"unsafe"
 
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
@@ -69,7 +68,7 @@ func compileX87(in *decode.Inst) (Fn, error) {
 	opcode := uint16(esc)<<8 | uint16(in.ModRM)
 	stores := in.Flags&decode.MemWrite != 0
 	return func(s *x86.FPU, e *Env) x86.Vector {
-		r := regs{dst: unsafe.Pointer(&e.Mem)}
+		r := regs{dst: ref(&e.Mem)}
 		if reads {
 			r.dx = e.RFLAGS&x86.Status | x86.Fixed
 		}

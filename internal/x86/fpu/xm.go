@@ -1,8 +1,6 @@
 package fpu
 
 import (
-	"unsafe"
-
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
 )
@@ -71,9 +69,9 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 		n = 1
 	}
 	if o.dst.kind != decode.None {
-		copy(res[:n], unsafe.Slice((*uint64)(dst), n))
+		copy(res[:n], words(dst, n))
 	}
-	r.dst = unsafe.Pointer(res)
+	r.dst = ref(res)
 	r.mxcsr = s.MXCSR&MXCSRMask&^mxcsrFlags | mxcsrMasks
 	if open&mxUE != 0 {
 		r.mxcsr &^= mxcsrFTZ // flush to zero is for masked underflow only
@@ -89,7 +87,7 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 		raised |= mxUE
 	}
 	if raised&open&(mxOE|mxUE) != 0 && o.tiny.count != 0 {
-		pe, err := o.inexact(e, (*[2]uint64)(dst), (*[2]uint64)(r.src), open, ctl, raised&mxPE)
+		pe, err := o.inexact(e, pair(dst), pair(r.src), open, ctl, raised&mxPE)
 		if err != nil {
 			panic("BUG: fpu: no stub for what the host has just executed: " + err.Error())
 		}
@@ -100,7 +98,7 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 		return x86.XM
 	}
 	if o.dst.kind != decode.None && o.what&flags == 0 {
-		copy(unsafe.Slice((*uint64)(dst), n), res[:n])
+		copy(words(dst, n), res[:n])
 	}
 	o.finish(s, e, r)
 	return x86.NoVector
