@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/gob"
 	"fmt"
+	"io"
 	"runtime"
 	"sync"
 	"testing"
@@ -488,6 +489,32 @@ func FuzzGarbage(f *testing.F) {
 	f.Add([]byte{0xFF, 0xFF, 0xFF, 0xFF, 4, 0, 4, 3, 1, 2, 3, 9, 9, 9, 1, 3, 0, 0, 0, 7, 0})
 	f.Add([]byte{0, 3, 0, 0, 16, 0, 1, 0, 1, 2, 3, 4, 5, 6, 1, 2, 0, 0, 3, 0, 0, 0, 2, 9, 9})
 	f.Fuzz(func(t *testing.T, in []byte) { virtiotest.Garbage(t, &echo{}, in) })
+}
+
+// FuzzLoad reads damaged states: each is refused, or gives a device that can be driven.
+func FuzzLoad(f *testing.F) {
+	d := virtiotest.New(f, &echo{version: 1}).Start(eventIdx, 0)
+	d.Queues[0].Do([][]byte{[]byte("x")}, 1)
+	d.Bus.Pause()
+	var b bytes.Buffer
+	if err := d.Fn.Save(gob.NewEncoder(&b)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, in []byte) {
+		d := virtiotest.New(t, &echo{})
+		d.Bus.Pause()
+		err := d.Fn.Load(gob.NewDecoder(bytes.NewReader(in)))
+		d.Bus.Resume()
+		if err != nil {
+			return
+		}
+		d.Bus.Pause()
+		if err := d.Fn.Save(gob.NewEncoder(io.Discard)); err != nil {
+			t.Error(err)
+		}
+		d.Bus.Resume()
+	})
 }
 
 func BenchmarkEcho(b *testing.B) {

@@ -49,6 +49,7 @@ type Device struct {
 	session    *virtio.Session
 	cols, rows uint16
 	pending    []message // control messages that the guest has no buffer for yet
+	sized      bool      // the driver was told to read the size
 }
 
 // New makes a console with a terminal as port 0, and the ports that more names. Without any it does not offer MULTIPORT, so that
@@ -88,6 +89,17 @@ func (d *Device) Resize(cols, rows uint16) {
 		}
 		p.mu.Unlock()
 	}
+}
+
+// tellSize has the driver read the size at its first output: Linux does so at a change only, once its terminal exists
+// (drivers/char/virtio_console.c, config_work_handler).
+func (d *Device) tellSize() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s := d.session; s != nil && !d.sized && d.cols != 0 && !s.Has(FeatureMultiport) {
+		s.ConfigChanged()
+	}
+	d.sized = true
 }
 
 // Type implements [virtio.Device].
@@ -136,7 +148,7 @@ func (d *Device) WriteConfig(off uint64, p []byte) {
 // Activate implements [virtio.Device].
 func (d *Device) Activate(s *virtio.Session) {
 	d.mu.Lock()
-	d.session = s
+	d.session, d.sized = s, false
 	d.mu.Unlock()
 	for _, p := range d.ports {
 		p.activate(s)

@@ -66,6 +66,21 @@ func TestSizeIsConfigurationWithoutPorts(t *testing.T) {
 	}
 }
 
+func TestSizeIsToldAtTheFirstOutput(t *testing.T) {
+	dev := New()
+	dev.Resize(80, 25)
+	d := virtiotest.New(t, dev).Start(all, 0)
+	if n := d.Interrupts(0); n != 0 {
+		t.Errorf("%d configuration interrupts before any output", n)
+	}
+	for range 2 {
+		d.Queues[1].Do([][]byte{[]byte("x")})
+		if n := d.Interrupts(0); n != 1 {
+			t.Errorf("%d configuration interrupts, want 1", n)
+		}
+	}
+}
+
 func TestEmergencyWrite(t *testing.T) {
 	dev := New()
 	d := virtiotest.New(t, dev)

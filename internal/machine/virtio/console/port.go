@@ -142,6 +142,7 @@ func (p *Port) serveTx(q *virtio.Queue) {
 		if c == nil {
 			return
 		}
+		p.d.tellSize()
 		room := maxChain
 		for _, b := range c.Readable {
 			if p.closed || p.ended || room == 0 {
