@@ -87,4 +87,4 @@ func newRoot() *cobra.Command {
 }
 
 // verbs are all there are, in the order of the help.
-var verbs = []func() *cobra.Command{runVerb, lsVerb, stopVerb, versionVerb}
+var verbs = []func() *cobra.Command{runVerb, lsVerb, stopVerb, topVerb, versionVerb}
