@@ -775,190 +775,191 @@ var rows = [...]row{
 	{op: MOVAPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 779: MOVAPD Vx,Wx
 	{op: MOVAPS, flags: HasModRM | MemWrite | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argW, wide: 16}, {how: argV, wide: 16}}},                                              // 780: MOVAPS Wx,Vx
 	{op: MOVAPD, flags: HasModRM | MemWrite | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argW, wide: 16}, {how: argV, wide: 16}}},                                   // 781: MOVAPD Wx,Vx
-	{op: CVTPI2PS, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argQ, wide: 8}}},                       // 782: CVTPI2PS Vx,Qq
-	{op: CVTPI2PD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argM, wide: 8}}},                                   // 783: CVTPI2PD Vx,Mq
-	{op: CVTPI2PD, flags: HasModRM | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argQ, wide: 8}}},                      // 784: CVTPI2PD Vx,Qq
-	{op: CVTSI2SS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argE, wide: wideY}}},                                // 785: CVTSI2SS Vd,Ey
-	{op: CVTSI2SD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argE, wide: wideY}}},                                // 786: CVTSI2SD Vq,Ey
-	{op: MOVNTPS, flags: HasModRM | MemWrite | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argM, wide: 16}, {how: argV, wide: 16}}},                                             // 787: MOVNTPS Mx,Vx
-	{op: MOVNTPD, flags: HasModRM | MemWrite | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argM, wide: 16}, {how: argV, wide: 16}}},                                  // 788: MOVNTPD Mx,Vx
-	{op: CVTTPS2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 8}}},                       // 789: CVTTPS2PI Pq,Wq
-	{op: CVTTPD2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 16}}}, // 790: CVTTPD2PI Pq,Wx
-	{op: CVTTSS2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 4}}},                               // 791: CVTTSS2SI Gy,Wd
-	{op: CVTTSD2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 8}}},                               // 792: CVTTSD2SI Gy,Wq
-	{op: CVTPS2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 8}}},                        // 793: CVTPS2PI Pq,Wq
-	{op: CVTPD2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 16}}},  // 794: CVTPD2PI Pq,Wx
-	{op: CVTSS2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 4}}},                                // 795: CVTSS2SI Gy,Wd
-	{op: CVTSD2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 8}}},                                // 796: CVTSD2SI Gy,Wq
-	{op: UCOMISS, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                  // 797: UCOMISS Vd,Wd
-	{op: UCOMISD, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                       // 798: UCOMISD Vq,Wq
-	{op: COMISS, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                   // 799: COMISS Vd,Wd
-	{op: COMISD, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                        // 800: COMISD Vq,Wq
-	{op: MOVMSKPS, flags: HasModRM | SSE | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argG, wide: 4}, {how: argU, wide: 16}}},                                                                  // 801: MOVMSKPS Gd,Ux
-	{op: MOVMSKPD, flags: HasModRM | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argG, wide: 4}, {how: argU, wide: 16}}},                                                       // 802: MOVMSKPD Gd,Ux
-	{op: SQRTPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 803: SQRTPS Vx,Wx
-	{op: SQRTPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 804: SQRTPD Vx,Wx
-	{op: SQRTSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                      // 805: SQRTSS Vd,Wd
-	{op: SQRTSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                      // 806: SQRTSD Vq,Wq
-	{op: RSQRTPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                              // 807: RSQRTPS Vx,Wx
-	{op: RSQRTSS, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                               // 808: RSQRTSS Vd,Wd
-	{op: RCPPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                // 809: RCPPS Vx,Wx
-	{op: RCPSS, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                                 // 810: RCPSS Vd,Wd
-	{op: ANDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                // 811: ANDPS Vx,Wx
-	{op: ANDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 812: ANDPD Vx,Wx
-	{op: ANDNPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                               // 813: ANDNPS Vx,Wx
-	{op: ANDNPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 814: ANDNPD Vx,Wx
-	{op: ORPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                 // 815: ORPS Vx,Wx
-	{op: ORPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 816: ORPD Vx,Wx
-	{op: XORPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                // 817: XORPS Vx,Wx
-	{op: XORPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 818: XORPD Vx,Wx
-	{op: ADDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 819: ADDPS Vx,Wx
-	{op: ADDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 820: ADDPD Vx,Wx
-	{op: ADDSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 821: ADDSS Vd,Wd
-	{op: ADDSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 822: ADDSD Vq,Wq
-	{op: MULPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 823: MULPS Vx,Wx
-	{op: MULPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 824: MULPD Vx,Wx
-	{op: MULSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 825: MULSS Vd,Wd
-	{op: MULSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 826: MULSD Vq,Wq
-	{op: CVTPS2PD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                              // 827: CVTPS2PD Vx,Wq
-	{op: CVTPD2PS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 828: CVTPD2PS Vx,Wx
-	{op: CVTSS2SD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 4}}},                                    // 829: CVTSS2SD Vq,Wd
-	{op: CVTSD2SS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 8}}},                                    // 830: CVTSD2SS Vd,Wq
-	{op: CVTDQ2PS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 831: CVTDQ2PS Vx,Wx
-	{op: CVTPS2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 832: CVTPS2DQ Vx,Wx
-	{op: CVTTPS2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                       // 833: CVTTPS2DQ Vx,Wx
-	{op: SUBPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 834: SUBPS Vx,Wx
-	{op: SUBPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 835: SUBPD Vx,Wx
-	{op: SUBSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 836: SUBSS Vd,Wd
-	{op: SUBSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 837: SUBSD Vq,Wq
-	{op: MINPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 838: MINPS Vx,Wx
-	{op: MINPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 839: MINPD Vx,Wx
-	{op: MINSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 840: MINSS Vd,Wd
-	{op: MINSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 841: MINSD Vq,Wq
-	{op: DIVPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 842: DIVPS Vx,Wx
-	{op: DIVPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 843: DIVPD Vx,Wx
-	{op: DIVSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 844: DIVSS Vd,Wd
-	{op: DIVSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 845: DIVSD Vq,Wq
-	{op: MAXPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 846: MAXPS Vx,Wx
-	{op: MAXPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 847: MAXPD Vx,Wx
-	{op: MAXSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 848: MAXSS Vd,Wd
-	{op: MAXSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 849: MAXSD Vq,Wq
-	{op: HADDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 850: HADDPD Vx,Wx
-	{op: HADDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 851: HADDPS Vx,Wx
-	{op: HSUBPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 852: HSUBPD Vx,Wx
-	{op: HSUBPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 853: HSUBPS Vx,Wx
-	{op: CMPPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},                // 854: CMPPS Vx,Wx,Ib
-	{op: CMPPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},     // 855: CMPPD Vx,Wx,Ib
-	{op: CMPSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 3, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}, {how: argI, wide: 1}}},                 // 856: CMPSS Vd,Wd,Ib
-	{op: CMPSDX, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 3, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}, {how: argI, wide: 1}}},                // 857: CMPSDX Vq,Wq,Ib
-	{op: SHUFPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},                         // 858: SHUFPS Vx,Wx,Ib
-	{op: SHUFPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},              // 859: SHUFPD Vx,Wx,Ib
-	{op: ADDSUBPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 860: ADDSUBPD Vx,Wx
-	{op: ADDSUBPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 861: ADDSUBPS Vx,Wx
-	{op: CVTTPD2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                       // 862: CVTTPD2DQ Vx,Wx
-	{op: CVTDQ2PD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 863: CVTDQ2PD Vx,Wq
-	{op: CVTPD2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 864: CVTPD2DQ Vx,Wx
-	{op: LDDQU, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argM, wide: 16}}},                                               // 865: LDDQU Vx,Mx
-	{op: PSHUFB, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 868: PSHUFB Pq,Qq
-	{op: PSHUFB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 869: PSHUFB Vx,Wx
-	{op: PHADDW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 870: PHADDW Pq,Qq
-	{op: PHADDW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 871: PHADDW Vx,Wx
-	{op: PHADDD, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 872: PHADDD Pq,Qq
-	{op: PHADDD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 873: PHADDD Vx,Wx
-	{op: PHADDSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                               // 874: PHADDSW Pq,Qq
-	{op: PHADDSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 875: PHADDSW Vx,Wx
-	{op: PMADDUBSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                             // 876: PMADDUBSW Pq,Qq
-	{op: PMADDUBSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                 // 877: PMADDUBSW Vx,Wx
-	{op: PHSUBW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 878: PHSUBW Pq,Qq
-	{op: PHSUBW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 879: PHSUBW Vx,Wx
-	{op: PHSUBD, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 880: PHSUBD Pq,Qq
-	{op: PHSUBD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 881: PHSUBD Vx,Wx
-	{op: PHSUBSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                               // 882: PHSUBSW Pq,Qq
-	{op: PHSUBSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 883: PHSUBSW Vx,Wx
-	{op: PSIGNB, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 884: PSIGNB Pq,Qq
-	{op: PSIGNB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 885: PSIGNB Vx,Wx
-	{op: PSIGNW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 886: PSIGNW Pq,Qq
-	{op: PSIGNW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 887: PSIGNW Vx,Wx
-	{op: PSIGND, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 888: PSIGND Pq,Qq
-	{op: PSIGND, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 889: PSIGND Vx,Wx
-	{op: PMULHRSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                              // 890: PMULHRSW Pq,Qq
-	{op: PMULHRSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 891: PMULHRSW Vx,Wx
-	{op: PABSB, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                 // 892: PABSB Pq,Qq
-	{op: PABSB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 893: PABSB Vx,Wx
-	{op: PABSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                 // 894: PABSW Pq,Qq
-	{op: PABSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 895: PABSW Vx,Wx
-	{op: PABSD, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                 // 896: PABSD Pq,Qq
-	{op: PABSD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 897: PABSD Vx,Wx
-	{op: PALIGNR, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 3, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}, {how: argI, wide: 1}}},                         // 898: PALIGNR Pq,Qq,Ib
-	{op: PALIGNR, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 899: PALIGNR Vx,Wx,Ib
-	{op: PBLENDVB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 902: PBLENDVB Vx,Wx
-	{op: BLENDVPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 903: BLENDVPS Vx,Wx
-	{op: BLENDVPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 904: BLENDVPD Vx,Wx
-	{op: PTEST, flags: HasModRM | MemRead | SSE | Vec | Aligned | WritesFlags, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                       // 905: PTEST Vx,Wx
-	{op: PMULDQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 906: PMULDQ Vx,Wx
-	{op: PCMPEQQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 907: PCMPEQQ Vx,Wx
-	{op: PACKUSDW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 908: PACKUSDW Vx,Wx
-	{op: PMINSB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 909: PMINSB Vx,Wx
-	{op: PMINSD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 910: PMINSD Vx,Wx
-	{op: PMINUW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 911: PMINUW Vx,Wx
-	{op: PMINUD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 912: PMINUD Vx,Wx
-	{op: PMAXSB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 913: PMAXSB Vx,Wx
-	{op: PMAXSD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 914: PMAXSD Vx,Wx
-	{op: PMAXUW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 915: PMAXUW Vx,Wx
-	{op: PMAXUD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 916: PMAXUD Vx,Wx
-	{op: PMULLD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 917: PMULLD Vx,Wx
-	{op: PHMINPOSUW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                // 918: PHMINPOSUW Vx,Wx
-	{op: PMOVSXBW, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 919: PMOVSXBW Vx,Wq
-	{op: PMOVZXBW, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 920: PMOVZXBW Vx,Wq
-	{op: PMOVSXBD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 921: PMOVSXBD Vx,Wd
-	{op: PMOVZXBD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 922: PMOVZXBD Vx,Wd
-	{op: PMOVSXBQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 2}}},                                             // 923: PMOVSXBQ Vx,Ww
-	{op: PMOVZXBQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 2}}},                                             // 924: PMOVZXBQ Vx,Ww
-	{op: PMOVSXWD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 925: PMOVSXWD Vx,Wq
-	{op: PMOVZXWD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 926: PMOVZXWD Vx,Wq
-	{op: PMOVSXWQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 927: PMOVSXWQ Vx,Wd
-	{op: PMOVZXWQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 928: PMOVZXWQ Vx,Wd
-	{op: PMOVSXDQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 929: PMOVSXDQ Vx,Wq
-	{op: PMOVZXDQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 930: PMOVZXDQ Vx,Wq
-	{op: MOVNTDQA, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argM, wide: 16}}},                                  // 931: MOVNTDQA Vx,Mx
-	{op: PCMPGTQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 932: PCMPGTQ Vx,Wx
-	{op: ROUNDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},   // 933: ROUNDPS Vx,Wx,Ib
-	{op: ROUNDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},   // 934: ROUNDPD Vx,Wx,Ib
-	{op: ROUNDSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}, {how: argI, wide: 1}}},               // 935: ROUNDSS Vd,Wd,Ib
-	{op: ROUNDSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}, {how: argI, wide: 1}}},               // 936: ROUNDSD Vq,Wq,Ib
-	{op: BLENDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 937: BLENDPS Vx,Wx,Ib
-	{op: BLENDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 938: BLENDPD Vx,Wx,Ib
-	{op: PBLENDW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 939: PBLENDW Vx,Wx,Ib
-	{op: PEXTRB, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: wideDB}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                   // 940: PEXTRB Edb,Vx,Ib
-	{op: PEXTRW, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: wideDW}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                   // 941: PEXTRW Edw,Vx,Ib
-	{op: PEXTRD, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: 4}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                        // 942: PEXTRD Ed,Vx,Ib
-	{op: PEXTRQ, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: 8}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                        // 943: PEXTRQ Eq,Vx,Ib
-	{op: EXTRACTPS, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: 4}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                     // 944: EXTRACTPS Ed,Vx,Ib
-	{op: PINSRB, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argE, wide: wideDB}, {how: argI, wide: 1}}},                    // 945: PINSRB Vx,Edb,Ib
-	{op: INSERTPS, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}, {how: argI, wide: 1}}},                       // 946: INSERTPS Vx,Wd,Ib
-	{op: PINSRD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argE, wide: 4}, {how: argI, wide: 1}}},                         // 947: PINSRD Vx,Ed,Ib
-	{op: PINSRQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argE, wide: 8}, {how: argI, wide: 1}}},                         // 948: PINSRQ Vx,Eq,Ib
-	{op: DPPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},      // 949: DPPS Vx,Wx,Ib
-	{op: DPPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},      // 950: DPPD Vx,Wx,Ib
-	{op: MPSADBW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 951: MPSADBW Vx,Wx,Ib
-	{op: PCMPESTRM, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 952: PCMPESTRM Vx,Wx,Ib
-	{op: PCMPESTRI, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 953: PCMPESTRI Vx,Wx,Ib
-	{op: PCMPISTRM, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 954: PCMPISTRM Vx,Wx,Ib
-	{op: PCMPISTRI, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 955: PCMPISTRI Vx,Wx,Ib
-	{op: AESIMC, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 958: AESIMC Vx,Wx
-	{op: AESENC, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 959: AESENC Vx,Wx
-	{op: AESENCLAST, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                // 960: AESENCLAST Vx,Wx
-	{op: AESDEC, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 961: AESDEC Vx,Wx
-	{op: AESDECLAST, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                // 962: AESDECLAST Vx,Wx
-	{op: AESKEYGENASSIST, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},     // 963: AESKEYGENASSIST Vx,Wx,Ib
-	{op: PCLMULQDQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},           // 964: PCLMULQDQ Vx,Wx,Ib
-	{op: SHA1NEXTE, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                            // 965: SHA1NEXTE Vx,Wx
-	{op: SHA1MSG1, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                             // 966: SHA1MSG1 Vx,Wx
-	{op: SHA1MSG2, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                             // 967: SHA1MSG2 Vx,Wx
-	{op: SHA256RNDS2, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                          // 968: SHA256RNDS2 Vx,Wx
-	{op: SHA256MSG1, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                           // 969: SHA256MSG1 Vx,Wx
-	{op: SHA256MSG2, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                           // 970: SHA256MSG2 Vx,Wx
-	{op: SHA1RNDS4, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},                      // 971: SHA1RNDS4 Vx,Wx,Ib
+	{op: CVTPI2PS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argM, wide: 8}}},                                              // 782: CVTPI2PS Vx,Mq
+	{op: CVTPI2PS, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argQ, wide: 8}}},                       // 783: CVTPI2PS Vx,Qq
+	{op: CVTPI2PD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argM, wide: 8}}},                                   // 784: CVTPI2PD Vx,Mq
+	{op: CVTPI2PD, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argQ, wide: 8}}},            // 785: CVTPI2PD Vx,Qq
+	{op: CVTSI2SS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argE, wide: wideY}}},                                // 786: CVTSI2SS Vd,Ey
+	{op: CVTSI2SD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argE, wide: wideY}}},                                // 787: CVTSI2SD Vq,Ey
+	{op: MOVNTPS, flags: HasModRM | MemWrite | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argM, wide: 16}, {how: argV, wide: 16}}},                                             // 788: MOVNTPS Mx,Vx
+	{op: MOVNTPD, flags: HasModRM | MemWrite | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argM, wide: 16}, {how: argV, wide: 16}}},                                  // 789: MOVNTPD Mx,Vx
+	{op: CVTTPS2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 8}}},                       // 790: CVTTPS2PI Pq,Wq
+	{op: CVTTPD2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 16}}}, // 791: CVTTPD2PI Pq,Wx
+	{op: CVTTSS2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 4}}},                               // 792: CVTTSS2SI Gy,Wd
+	{op: CVTTSD2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 8}}},                               // 793: CVTTSD2SI Gy,Wq
+	{op: CVTPS2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 8}}},                        // 794: CVTPS2PI Pq,Wq
+	{op: CVTPD2PI, flags: HasModRM | MemRead | MMXUnit | Wait | Vec | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argW, wide: 16}}},  // 795: CVTPD2PI Pq,Wx
+	{op: CVTSS2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 4}}},                                // 796: CVTSS2SI Gy,Wd
+	{op: CVTSD2SI, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argG, wide: wideY}, {how: argW, wide: 8}}},                                // 797: CVTSD2SI Gy,Wq
+	{op: UCOMISS, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                  // 798: UCOMISS Vd,Wd
+	{op: UCOMISD, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                       // 799: UCOMISD Vq,Wq
+	{op: COMISS, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                   // 800: COMISS Vd,Wd
+	{op: COMISD, flags: HasModRM | MemRead | SSE | Vec | WritesFlags | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                        // 801: COMISD Vq,Wq
+	{op: MOVMSKPS, flags: HasModRM | SSE | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argG, wide: 4}, {how: argU, wide: 16}}},                                                                  // 802: MOVMSKPS Gd,Ux
+	{op: MOVMSKPD, flags: HasModRM | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argG, wide: 4}, {how: argU, wide: 16}}},                                                       // 803: MOVMSKPD Gd,Ux
+	{op: SQRTPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 804: SQRTPS Vx,Wx
+	{op: SQRTPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 805: SQRTPD Vx,Wx
+	{op: SQRTSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                      // 806: SQRTSS Vd,Wd
+	{op: SQRTSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                      // 807: SQRTSD Vq,Wq
+	{op: RSQRTPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                              // 808: RSQRTPS Vx,Wx
+	{op: RSQRTSS, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                               // 809: RSQRTSS Vd,Wd
+	{op: RCPPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                // 810: RCPPS Vx,Wx
+	{op: RCPSS, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                                 // 811: RCPSS Vd,Wd
+	{op: ANDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                // 812: ANDPS Vx,Wx
+	{op: ANDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 813: ANDPD Vx,Wx
+	{op: ANDNPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                               // 814: ANDNPS Vx,Wx
+	{op: ANDNPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 815: ANDNPD Vx,Wx
+	{op: ORPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                 // 816: ORPS Vx,Wx
+	{op: ORPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 817: ORPD Vx,Wx
+	{op: XORPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                                // 818: XORPS Vx,Wx
+	{op: XORPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 819: XORPD Vx,Wx
+	{op: ADDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 820: ADDPS Vx,Wx
+	{op: ADDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 821: ADDPD Vx,Wx
+	{op: ADDSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 822: ADDSS Vd,Wd
+	{op: ADDSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 823: ADDSD Vq,Wq
+	{op: MULPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 824: MULPS Vx,Wx
+	{op: MULPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 825: MULPD Vx,Wx
+	{op: MULSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 826: MULSS Vd,Wd
+	{op: MULSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 827: MULSD Vq,Wq
+	{op: CVTPS2PD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                              // 828: CVTPS2PD Vx,Wq
+	{op: CVTPD2PS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 829: CVTPD2PS Vx,Wx
+	{op: CVTSS2SD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 4}}},                                    // 830: CVTSS2SD Vq,Wd
+	{op: CVTSD2SS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 8}}},                                    // 831: CVTSD2SS Vd,Wq
+	{op: CVTDQ2PS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 832: CVTDQ2PS Vx,Wx
+	{op: CVTPS2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 833: CVTPS2DQ Vx,Wx
+	{op: CVTTPS2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                       // 834: CVTTPS2DQ Vx,Wx
+	{op: SUBPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 835: SUBPS Vx,Wx
+	{op: SUBPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 836: SUBPD Vx,Wx
+	{op: SUBSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 837: SUBSS Vd,Wd
+	{op: SUBSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 838: SUBSD Vq,Wq
+	{op: MINPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 839: MINPS Vx,Wx
+	{op: MINPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 840: MINPD Vx,Wx
+	{op: MINSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 841: MINSS Vd,Wd
+	{op: MINSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 842: MINSD Vq,Wq
+	{op: DIVPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 843: DIVPS Vx,Wx
+	{op: DIVPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 844: DIVPD Vx,Wx
+	{op: DIVSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 845: DIVSS Vd,Wd
+	{op: DIVSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 846: DIVSD Vq,Wq
+	{op: MAXPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                      // 847: MAXPS Vx,Wx
+	{op: MAXPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                           // 848: MAXPD Vx,Wx
+	{op: MAXSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}}},                                       // 849: MAXSS Vd,Wd
+	{op: MAXSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}}},                                       // 850: MAXSD Vq,Wq
+	{op: HADDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 851: HADDPD Vx,Wx
+	{op: HADDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 852: HADDPS Vx,Wx
+	{op: HSUBPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 853: HSUBPD Vx,Wx
+	{op: HSUBPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                          // 854: HSUBPS Vx,Wx
+	{op: CMPPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},                // 855: CMPPS Vx,Wx,Ib
+	{op: CMPPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},     // 856: CMPPD Vx,Wx,Ib
+	{op: CMPSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF3, nspec: 3, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}, {how: argI, wide: 1}}},                 // 857: CMPSS Vd,Wd,Ib
+	{op: CMPSDX, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 3, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}, {how: argI, wide: 1}}},                // 858: CMPSDX Vq,Wq,Ib
+	{op: SHUFPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},                         // 859: SHUFPS Vx,Wx,Ib
+	{op: SHUFPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},              // 860: SHUFPD Vx,Wx,Ib
+	{op: ADDSUBPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 861: ADDSUBPD Vx,Wx
+	{op: ADDSUBPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 862: ADDSUBPS Vx,Wx
+	{op: CVTTPD2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                       // 863: CVTTPD2DQ Vx,Wx
+	{op: CVTDQ2PD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF3, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 864: CVTDQ2PD Vx,Wq
+	{op: CVTPD2DQ, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                        // 865: CVTPD2DQ Vx,Wx
+	{op: LDDQU, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0xF2, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argM, wide: 16}}},                                               // 866: LDDQU Vx,Mx
+	{op: PSHUFB, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 869: PSHUFB Pq,Qq
+	{op: PSHUFB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 870: PSHUFB Vx,Wx
+	{op: PHADDW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 871: PHADDW Pq,Qq
+	{op: PHADDW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 872: PHADDW Vx,Wx
+	{op: PHADDD, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 873: PHADDD Pq,Qq
+	{op: PHADDD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 874: PHADDD Vx,Wx
+	{op: PHADDSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                               // 875: PHADDSW Pq,Qq
+	{op: PHADDSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 876: PHADDSW Vx,Wx
+	{op: PMADDUBSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                             // 877: PMADDUBSW Pq,Qq
+	{op: PMADDUBSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                 // 878: PMADDUBSW Vx,Wx
+	{op: PHSUBW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 879: PHSUBW Pq,Qq
+	{op: PHSUBW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 880: PHSUBW Vx,Wx
+	{op: PHSUBD, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 881: PHSUBD Pq,Qq
+	{op: PHSUBD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 882: PHSUBD Vx,Wx
+	{op: PHSUBSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                               // 883: PHSUBSW Pq,Qq
+	{op: PHSUBSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 884: PHSUBSW Vx,Wx
+	{op: PSIGNB, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 885: PSIGNB Pq,Qq
+	{op: PSIGNB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 886: PSIGNB Vx,Wx
+	{op: PSIGNW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 887: PSIGNW Pq,Qq
+	{op: PSIGNW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 888: PSIGNW Vx,Wx
+	{op: PSIGND, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                // 889: PSIGND Pq,Qq
+	{op: PSIGND, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 890: PSIGND Vx,Wx
+	{op: PMULHRSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                              // 891: PMULHRSW Pq,Qq
+	{op: PMULHRSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 892: PMULHRSW Vx,Wx
+	{op: PABSB, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                 // 893: PABSB Pq,Qq
+	{op: PABSB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 894: PABSB Vx,Wx
+	{op: PABSW, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                 // 895: PABSW Pq,Qq
+	{op: PABSW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 896: PABSW Vx,Wx
+	{op: PABSD, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 2, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}}},                                                 // 897: PABSD Pq,Qq
+	{op: PABSD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                     // 898: PABSD Vx,Wx
+	{op: PALIGNR, flags: HasModRM | MemRead | MMXUnit | Wait | Vec, size: sizeY, nspec: 3, specs: [3]spec{{how: argP, wide: 8}, {how: argQ, wide: 8}, {how: argI, wide: 1}}},                         // 899: PALIGNR Pq,Qq,Ib
+	{op: PALIGNR, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 900: PALIGNR Vx,Wx,Ib
+	{op: PBLENDVB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 903: PBLENDVB Vx,Wx
+	{op: BLENDVPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 904: BLENDVPS Vx,Wx
+	{op: BLENDVPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 905: BLENDVPD Vx,Wx
+	{op: PTEST, flags: HasModRM | MemRead | SSE | Vec | Aligned | WritesFlags, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                       // 906: PTEST Vx,Wx
+	{op: PMULDQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 907: PMULDQ Vx,Wx
+	{op: PCMPEQQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 908: PCMPEQQ Vx,Wx
+	{op: PACKUSDW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                  // 909: PACKUSDW Vx,Wx
+	{op: PMINSB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 910: PMINSB Vx,Wx
+	{op: PMINSD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 911: PMINSD Vx,Wx
+	{op: PMINUW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 912: PMINUW Vx,Wx
+	{op: PMINUD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 913: PMINUD Vx,Wx
+	{op: PMAXSB, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 914: PMAXSB Vx,Wx
+	{op: PMAXSD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 915: PMAXSD Vx,Wx
+	{op: PMAXUW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 916: PMAXUW Vx,Wx
+	{op: PMAXUD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 917: PMAXUD Vx,Wx
+	{op: PMULLD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 918: PMULLD Vx,Wx
+	{op: PHMINPOSUW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                // 919: PHMINPOSUW Vx,Wx
+	{op: PMOVSXBW, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 920: PMOVSXBW Vx,Wq
+	{op: PMOVZXBW, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 921: PMOVZXBW Vx,Wq
+	{op: PMOVSXBD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 922: PMOVSXBD Vx,Wd
+	{op: PMOVZXBD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 923: PMOVZXBD Vx,Wd
+	{op: PMOVSXBQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 2}}},                                             // 924: PMOVSXBQ Vx,Ww
+	{op: PMOVZXBQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 2}}},                                             // 925: PMOVZXBQ Vx,Ww
+	{op: PMOVSXWD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 926: PMOVSXWD Vx,Wq
+	{op: PMOVZXWD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 927: PMOVZXWD Vx,Wq
+	{op: PMOVSXWQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 928: PMOVSXWQ Vx,Wd
+	{op: PMOVZXWQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}}},                                             // 929: PMOVZXWQ Vx,Wd
+	{op: PMOVSXDQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 930: PMOVSXDQ Vx,Wq
+	{op: PMOVZXDQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 8}}},                                             // 931: PMOVZXDQ Vx,Wq
+	{op: MOVNTDQA, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argM, wide: 16}}},                                  // 932: MOVNTDQA Vx,Mx
+	{op: PCMPGTQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                   // 933: PCMPGTQ Vx,Wx
+	{op: ROUNDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},   // 934: ROUNDPS Vx,Wx,Ib
+	{op: ROUNDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},   // 935: ROUNDPD Vx,Wx,Ib
+	{op: ROUNDSS, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 4}, {how: argW, wide: 4}, {how: argI, wide: 1}}},               // 936: ROUNDSS Vd,Wd,Ib
+	{op: ROUNDSD, flags: HasModRM | MemRead | SSE | Vec | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 8}, {how: argW, wide: 8}, {how: argI, wide: 1}}},               // 937: ROUNDSD Vq,Wq,Ib
+	{op: BLENDPS, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 938: BLENDPS Vx,Wx,Ib
+	{op: BLENDPD, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 939: BLENDPD Vx,Wx,Ib
+	{op: PBLENDW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 940: PBLENDW Vx,Wx,Ib
+	{op: PEXTRB, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: wideDB}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                   // 941: PEXTRB Edb,Vx,Ib
+	{op: PEXTRW, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: wideDW}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                   // 942: PEXTRW Edw,Vx,Ib
+	{op: PEXTRD, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: 4}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                        // 943: PEXTRD Ed,Vx,Ib
+	{op: PEXTRQ, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: 8}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                        // 944: PEXTRQ Eq,Vx,Ib
+	{op: EXTRACTPS, flags: HasModRM | MemWrite | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argE, wide: 4}, {how: argV, wide: 16}, {how: argI, wide: 1}}},                     // 945: EXTRACTPS Ed,Vx,Ib
+	{op: PINSRB, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argE, wide: wideDB}, {how: argI, wide: 1}}},                    // 946: PINSRB Vx,Edb,Ib
+	{op: INSERTPS, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 4}, {how: argI, wide: 1}}},                       // 947: INSERTPS Vx,Wd,Ib
+	{op: PINSRD, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argE, wide: 4}, {how: argI, wide: 1}}},                         // 948: PINSRD Vx,Ed,Ib
+	{op: PINSRQ, flags: HasModRM | MemRead | SSE | Vec, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argE, wide: 8}, {how: argI, wide: 1}}},                         // 949: PINSRQ Vx,Eq,Ib
+	{op: DPPS, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},      // 950: DPPS Vx,Wx,Ib
+	{op: DPPD, flags: HasModRM | MemRead | SSE | Vec | Aligned | SIMDExc, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},      // 951: DPPD Vx,Wx,Ib
+	{op: MPSADBW, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},             // 952: MPSADBW Vx,Wx,Ib
+	{op: PCMPESTRM, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 953: PCMPESTRM Vx,Wx,Ib
+	{op: PCMPESTRI, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 954: PCMPESTRI Vx,Wx,Ib
+	{op: PCMPISTRM, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 955: PCMPISTRM Vx,Wx,Ib
+	{op: PCMPISTRI, flags: HasModRM | MemRead | SSE | Vec | WritesFlags, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},       // 956: PCMPISTRI Vx,Wx,Ib
+	{op: AESIMC, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 959: AESIMC Vx,Wx
+	{op: AESENC, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 960: AESENC Vx,Wx
+	{op: AESENCLAST, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                // 961: AESENCLAST Vx,Wx
+	{op: AESDEC, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                    // 962: AESDEC Vx,Wx
+	{op: AESDECLAST, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                // 963: AESDECLAST Vx,Wx
+	{op: AESKEYGENASSIST, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},     // 964: AESKEYGENASSIST Vx,Wx,Ib
+	{op: PCLMULQDQ, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, pfx: 0x66, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},           // 965: PCLMULQDQ Vx,Wx,Ib
+	{op: SHA1NEXTE, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                            // 966: SHA1NEXTE Vx,Wx
+	{op: SHA1MSG1, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                             // 967: SHA1MSG1 Vx,Wx
+	{op: SHA1MSG2, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                             // 968: SHA1MSG2 Vx,Wx
+	{op: SHA256RNDS2, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                          // 969: SHA256RNDS2 Vx,Wx
+	{op: SHA256MSG1, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                           // 970: SHA256MSG1 Vx,Wx
+	{op: SHA256MSG2, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 2, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}}},                                           // 971: SHA256MSG2 Vx,Wx
+	{op: SHA1RNDS4, flags: HasModRM | MemRead | SSE | Vec | Aligned, size: sizeY, nspec: 3, specs: [3]spec{{how: argV, wide: 16}, {how: argW, wide: 16}, {how: argI, wide: 1}}},                      // 972: SHA1RNDS4 Vx,Wx,Ib
 }
 
 var roots = [4][256]uint16{
@@ -983,54 +984,54 @@ var roots = [4][256]uint16{
 	{
 		0x823c, 0x8435, 0x158, 0x159, 0x0, 0x11f, 0x15a, 0x120, 0x15b, 0x15c, 0x0, 0x123, 0x0, 0x8441, 0x0, 0x0,
 		0x8444, 0x8449, 0x845a, 0x8465, 0x846a, 0x846f, 0x847d, 0x8488, 0x8496, 0x175, 0x176, 0x177, 0x178, 0x179, 0x84ae, 0x17b,
-		0x15d, 0x15f, 0x15e, 0x160, 0x0, 0x0, 0x0, 0x0, 0x84b3, 0x84b8, 0x84c0, 0x84cb, 0x84d0, 0x84d5, 0x84da, 0x84df,
+		0x15d, 0x15f, 0x15e, 0x160, 0x0, 0x0, 0x0, 0x0, 0x84b3, 0x84b8, 0x84c3, 0x84ce, 0x84d3, 0x84d8, 0x84dd, 0x84e2,
 		0x161, 0x162, 0x163, 0x164, 0x121, 0x122, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf, 0xdf,
-		0x84ea, 0x84ef, 0x84f4, 0x84f9, 0x84fe, 0x8503, 0x8508, 0x850d, 0x8512, 0x8517, 0x851c, 0x8521, 0x8526, 0x852b, 0x8530, 0x8535,
-		0x853a, 0x853f, 0x8544, 0x8549, 0x854e, 0x8553, 0x8558, 0x855d, 0x8562, 0x8567, 0x856c, 0x8571, 0x8576, 0x857b, 0x8586, 0x858b,
-		0x8590, 0x85ad, 0x85ca, 0x85e7, 0x85ec, 0x85f1, 0x85f6, 0x85fb, 0x0, 0x0, 0x0, 0x0, 0x8606, 0x8611, 0x861c, 0x8621,
+		0x84ed, 0x84f2, 0x84f7, 0x84fc, 0x8501, 0x8506, 0x850b, 0x8510, 0x8515, 0x851a, 0x851f, 0x8524, 0x8529, 0x852e, 0x8533, 0x8538,
+		0x853d, 0x8542, 0x8547, 0x854c, 0x8551, 0x8556, 0x855b, 0x8560, 0x8565, 0x856a, 0x856f, 0x8574, 0x8579, 0x857e, 0x8589, 0x858e,
+		0x8593, 0x85b0, 0x85cd, 0x85ea, 0x85ef, 0x85f4, 0x85f9, 0x85fe, 0x0, 0x0, 0x0, 0x0, 0x8609, 0x8614, 0x861f, 0x8624,
 		0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108, 0x108,
 		0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0, 0xe0,
-		0xfc, 0xfd, 0x165, 0xaa, 0xa6, 0xa7, 0x0, 0x0, 0xfe, 0xff, 0x0, 0xac, 0xa8, 0xa9, 0x86a8, 0x69,
-		0xd8, 0xd9, 0x86ab, 0xae, 0x86ae, 0x86b1, 0xd4, 0xd5, 0x86b7, 0x124, 0x86bc, 0xb0, 0x86c8, 0x86d0, 0xd6, 0xd7,
-		0xda, 0xdb, 0x86d5, 0x86dd, 0x86e2, 0x86ed, 0x86f2, 0x8772, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7,
-		0x877d, 0x8782, 0x8787, 0x878c, 0x8791, 0x8796, 0x87a1, 0x87ac, 0x87b1, 0x87b6, 0x87bb, 0x87c0, 0x87c5, 0x87ca, 0x87cf, 0x87d4,
-		0x87d9, 0x87de, 0x87e3, 0x87e8, 0x87ed, 0x87f2, 0x87f7, 0x8802, 0x8807, 0x880c, 0x8811, 0x8816, 0x881b, 0x8820, 0x8825, 0x882a,
-		0x8835, 0x883a, 0x883f, 0x8844, 0x8849, 0x884e, 0x8853, 0x885e, 0x8863, 0x8868, 0x886d, 0x8872, 0x8877, 0x887c, 0x8881, 0x125,
+		0xfc, 0xfd, 0x165, 0xaa, 0xa6, 0xa7, 0x0, 0x0, 0xfe, 0xff, 0x0, 0xac, 0xa8, 0xa9, 0x86ab, 0x69,
+		0xd8, 0xd9, 0x86ae, 0xae, 0x86b1, 0x86b4, 0xd4, 0xd5, 0x86ba, 0x124, 0x86bf, 0xb0, 0x86cb, 0x86d3, 0xd6, 0xd7,
+		0xda, 0xdb, 0x86d8, 0x86e0, 0x86e5, 0x86f0, 0x86f5, 0x8775, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7, 0xb7,
+		0x8780, 0x8785, 0x878a, 0x878f, 0x8794, 0x8799, 0x87a4, 0x87af, 0x87b4, 0x87b9, 0x87be, 0x87c3, 0x87c8, 0x87cd, 0x87d2, 0x87d7,
+		0x87dc, 0x87e1, 0x87e6, 0x87eb, 0x87f0, 0x87f5, 0x87fa, 0x8805, 0x880a, 0x880f, 0x8814, 0x8819, 0x881e, 0x8823, 0x8828, 0x882d,
+		0x8838, 0x883d, 0x8842, 0x8847, 0x884c, 0x8851, 0x8856, 0x8861, 0x8866, 0x886b, 0x8870, 0x8875, 0x887a, 0x887f, 0x8884, 0x125,
 	},
 	{
-		0x888c, 0x8897, 0x88a2, 0x88ad, 0x88b8, 0x88c3, 0x88ce, 0x88d9, 0x88e4, 0x88ef, 0x88fa, 0x8905, 0x0, 0x0, 0x0, 0x0,
-		0x890d, 0x0, 0x0, 0x0, 0x8915, 0x891d, 0x0, 0x8925, 0x0, 0x0, 0x0, 0x0, 0x8930, 0x893b, 0x8946, 0x0,
-		0x894e, 0x8956, 0x895e, 0x8966, 0x896e, 0x8976, 0x0, 0x0, 0x897e, 0x8986, 0x8991, 0x8999, 0x0, 0x0, 0x0, 0x0,
-		0x89a1, 0x89a9, 0x89b1, 0x89b9, 0x89c1, 0x89c9, 0x0, 0x89d1, 0x89d9, 0x89e1, 0x89e9, 0x89f1, 0x89f9, 0x8a01, 0x8a09, 0x8a11,
-		0x8a19, 0x8a21, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x888f, 0x889a, 0x88a5, 0x88b0, 0x88bb, 0x88c6, 0x88d1, 0x88dc, 0x88e7, 0x88f2, 0x88fd, 0x8908, 0x0, 0x0, 0x0, 0x0,
+		0x8910, 0x0, 0x0, 0x0, 0x8918, 0x8920, 0x0, 0x8928, 0x0, 0x0, 0x0, 0x0, 0x8933, 0x893e, 0x8949, 0x0,
+		0x8951, 0x8959, 0x8961, 0x8969, 0x8971, 0x8979, 0x0, 0x0, 0x8981, 0x8989, 0x8994, 0x899c, 0x0, 0x0, 0x0, 0x0,
+		0x89a4, 0x89ac, 0x89b4, 0x89bc, 0x89c4, 0x89cc, 0x0, 0x89d4, 0x89dc, 0x89e4, 0x89ec, 0x89f4, 0x89fc, 0x8a04, 0x8a0c, 0x8a14,
+		0x8a1c, 0x8a24, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x0, 0x0, 0x8a2c, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x0, 0x0, 0x8a2f, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8a34, 0x8a3c, 0x8a44, 0x8a4c, 0x8a54, 0x8a5c, 0x0, 0x0,
-		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8a64, 0x8a6c, 0x8a74, 0x8a7c, 0x8a84,
+		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8a37, 0x8a3f, 0x8a47, 0x8a4f, 0x8a57, 0x8a5f, 0x0, 0x0,
+		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8a67, 0x8a6f, 0x8a77, 0x8a7f, 0x8a87,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x8a98, 0x8aac, 0x0, 0x0, 0x0, 0x0, 0x8ab7, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x8a9b, 0x8aaf, 0x0, 0x0, 0x0, 0x0, 0x8aba, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 	},
 	{
-		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8abf, 0x8ac7, 0x8acf, 0x8ad7, 0x8adf, 0x8ae7, 0x8aef, 0x8afa,
-		0x0, 0x0, 0x0, 0x0, 0x8b02, 0x8b0a, 0x8b18, 0x8b20, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x8b28, 0x8b30, 0x8b3e, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8ac2, 0x8aca, 0x8ad2, 0x8ada, 0x8ae2, 0x8aea, 0x8af2, 0x8afd,
+		0x0, 0x0, 0x0, 0x0, 0x8b05, 0x8b0d, 0x8b1b, 0x8b23, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x8b2b, 0x8b33, 0x8b41, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x8b46, 0x8b4e, 0x8b56, 0x0, 0x8b5e, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x8b49, 0x8b51, 0x8b59, 0x0, 0x8b61, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x8b66, 0x8b6e, 0x8b76, 0x8b7e, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x8b69, 0x8b71, 0x8b79, 0x8b81, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8b86, 0x0, 0x0, 0x0,
-		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8b8e,
+		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8b89, 0x0, 0x0, 0x0,
+		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8b91,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 		0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
 	},
@@ -1121,115 +1122,115 @@ var nodes = [4096]uint16{
 	0x847a, 0x0, byMod, 0x2d9, 0x0, byMod, 0x2da, 0x0, byPrefix, 0x8482, 0x8485, 0x0, 0x0, byReg, 0x16e, 0x16f,
 	0x170, 0x171, 0x172, 0x172, 0x172, 0x172, byMod, 0x848d, 0x172, byRM, 0x17a, 0x17a, 0x173, 0x174, 0x17a, 0x17a,
 	0x17a, 0x17a, byReg, 0x17a, 0x17a, 0x17a, 0x17a, 0x17a, 0x17a, 0x17a, 0x8499, byMod, 0x17a, 0x84a2, byPrefix, 0x17a,
-	0x17a, 0x84ab, 0x17a, byPrefix, 0x2db, 0x2dc, 0x0, 0x0, byPrefix, 0x2dd, 0x2de, 0x0, 0x0, byMod, 0x2e0, 0x2e1,
-	byPrefix, 0x2df, 0x84bd, 0x2e2, 0x2e3, byMod, 0x2e4, 0x0, byMod, 0x2e5, 0x0, byPrefix, 0x84c5, 0x84c8, 0x0, 0x0,
-	byPrefix, 0x2e6, 0x2e7, 0x2e8, 0x2e9, byPrefix, 0x2ea, 0x2eb, 0x2ec, 0x2ed, byPrefix, 0x2ee, 0x2ef, 0x0, 0x0, byPrefix,
-	0x2f0, 0x2f1, 0x0, 0x0, byMod, 0x0, 0x2f2, byMod, 0x0, 0x2f3, byPrefix, 0x84e4, 0x84e7, 0x0, 0x0, byPrefix,
-	0x2f4, 0x2f5, 0x2f6, 0x2f7, byPrefix, 0x2f8, 0x0, 0x2f9, 0x0, byPrefix, 0x2fa, 0x0, 0x2fb, 0x0, byPrefix, 0x2fc,
-	0x2fd, 0x0, 0x0, byPrefix, 0x2fe, 0x2ff, 0x0, 0x0, byPrefix, 0x300, 0x301, 0x0, 0x0, byPrefix, 0x302, 0x303,
-	0x0, 0x0, byPrefix, 0x304, 0x305, 0x306, 0x307, byPrefix, 0x308, 0x309, 0x30a, 0x30b, byPrefix, 0x30c, 0x30d, 0x30e,
-	0x30f, byPrefix, 0x310, 0x311, 0x312, 0x0, byPrefix, 0x313, 0x314, 0x315, 0x316, byPrefix, 0x317, 0x318, 0x319, 0x31a,
-	byPrefix, 0x31b, 0x31c, 0x31d, 0x31e, byPrefix, 0x31f, 0x320, 0x321, 0x322, byPrefix, 0x220, 0x221, 0x0, 0x0, byPrefix,
-	0x222, 0x223, 0x0, 0x0, byPrefix, 0x224, 0x225, 0x0, 0x0, byPrefix, 0x226, 0x227, 0x0, 0x0, byPrefix, 0x228,
-	0x229, 0x0, 0x0, byPrefix, 0x22a, 0x22b, 0x0, 0x0, byPrefix, 0x22c, 0x22d, 0x0, 0x0, byPrefix, 0x22e, 0x22f,
-	0x0, 0x0, byPrefix, 0x230, 0x231, 0x0, 0x0, byPrefix, 0x232, 0x233, 0x0, 0x0, byPrefix, 0x234, 0x235, 0x0,
-	0x0, byPrefix, 0x236, 0x237, 0x0, 0x0, byPrefix, 0x0, 0x28e, 0x0, 0x0, byPrefix, 0x0, 0x28f, 0x0, 0x0,
-	byW, 0x2a2, 0x2a3, byW, 0x2a6, 0x2a7, byPrefix, 0x8580, 0x8583, 0x0, 0x0, byPrefix, 0x2aa, 0x2ac, 0x2ae, 0x0,
-	byPrefix, 0x2b4, 0x2b5, 0x2b6, 0x2b7, byReg, 0x0, 0x0, 0x290, 0x0, 0x292, 0x0, 0x294, 0x0, byMod, 0x0,
-	0x8595, byReg, 0x0, 0x0, 0x291, 0x0, 0x293, 0x0, 0x295, 0x0, byMod, 0x0, 0x85a1, byPrefix, 0x859e, 0x85aa,
-	0x0, 0x0, byReg, 0x0, 0x0, 0x296, 0x0, 0x298, 0x0, 0x29a, 0x0, byMod, 0x0, 0x85b2, byReg, 0x0,
-	0x0, 0x297, 0x0, 0x299, 0x0, 0x29b, 0x0, byMod, 0x0, 0x85be, byPrefix, 0x85bb, 0x85c7, 0x0, 0x0, byReg,
-	0x0, 0x0, 0x29c, 0x0, 0x0, 0x0, 0x29e, 0x0, byMod, 0x0, 0x85cf, byReg, 0x0, 0x0, 0x29d, 0x2a0,
-	0x0, 0x0, 0x29f, 0x2a1, byMod, 0x0, 0x85db, byPrefix, 0x85d8, 0x85e4, 0x0, 0x0, byPrefix, 0x238, 0x239, 0x0,
-	0x0, byPrefix, 0x23a, 0x23b, 0x0, 0x0, byPrefix, 0x23c, 0x23d, 0x0, 0x0, byPrefix, 0x21f, 0x0, 0x0, 0x0,
-	byFeature | 24<<8, 0x0, 0x323, byFeature | 24<<8, 0x0, 0x324, byPrefix, 0x0, 0x8600, 0x0, 0x8603, byFeature | 24<<8, 0x0, 0x325, byFeature | 24<<8, 0x0,
-	0x326, byPrefix, 0x0, 0x860b, 0x0, 0x860e, byW, 0x2a4, 0x2a5, byW, 0x2a8, 0x2a9, byPrefix, 0x8616, 0x8619, 0x2b0,
-	0x0, byPrefix, 0x2ab, 0x2ad, 0x2af, 0x0, byFeature | 11<<8, 0x0, 0x188, byFeature | 11<<8, 0x0, 0x189, byFeature | 21<<8, 0x0, 0x18a, byReg,
-	0x184, 0x185, 0x186, 0x187, 0x8626, 0x8629, 0x862c, 0x17e, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x181, 0x182,
-	0x183, byMod, 0x862f, 0x8638, byFeature | 20<<8, 0x0, 0x180, byFeature | 19<<8, 0x0, 0x17f, byReg, 0x0, 0x0, 0x0, 0x0, 0x0,
-	0x0, 0x8644, 0x8647, byMod, 0x864a, 0x0, byPrefix, 0x8641, 0x8653, 0x0, 0x0, byFeature | 11<<8, 0x0, 0x188, byFeature | 11<<8, 0x0,
-	0x189, byFeature | 21<<8, 0x0, 0x18a, byReg, 0x184, 0x185, 0x186, 0x187, 0x865b, 0x865e, 0x8661, 0x17e, byReg, 0x0, 0x0,
-	0x0, 0x0, 0x0, 0x181, 0x182, 0x183, byMod, 0x8664, 0x866d, byFeature | 20<<8, 0x0, 0x180, byFeature | 19<<8, 0x0, 0x17f, byReg,
-	0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8679, 0x867c, byMod, 0x867f, 0x0, byFeature | 15<<8, 0x0, 0x167, byFeature | 15<<8, 0x0,
-	0x168, byFeature | 15<<8, 0x0, 0x169, byFeature | 15<<8, 0x0, 0x16a, byReg, 0x868b, 0x868e, 0x8691, 0x8694, 0x0, 0x0, 0x0, 0x0,
-	byMod, 0x0, 0x8697, byPrefix, 0x8676, 0x8688, 0x86a0, 0x0, byMode, 0x8656, 0x86a3, byMod, 0xe3, 0x0, byMod, 0xe4,
-	0x0, byMod, 0xe5, 0x0, byFeature | 0<<8, 0x0, 0xb2, byPrefix, 0x0, 0x0, 0x86b4, 0x0, byReg, 0x0, 0x0, 0x0,
-	0x0, 0xab, 0xad, 0xaf, 0xb1, byFeature | 1<<8, 0xb4, 0xb3, byPrefix, 0xb4, 0xb4, 0x86c5, 0xb4, byFeature | 2<<8, 0xb6, 0xb5,
-	byPrefix, 0xb6, 0xb6, 0x86cd, 0xb6, byPrefix, 0x327, 0x328, 0x329, 0x32a, byMod, 0xde, 0x0, byPrefix, 0x86da, 0x0,
-	0x0, 0x0, byPrefix, 0x2b8, 0x2b9, 0x0, 0x0, byMod, 0x0, 0x2ba, byMod, 0x0, 0x2bb, byPrefix, 0x86e7, 0x86ea,
-	0x0, 0x0, byPrefix, 0x32b, 0x32c, 0x0, 0x0, byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x86f7, byFeature | 22<<8, 0x0, 0x18b,
-	byFeature | 23<<8, 0x0, 0x18c, byFeature | 22<<8, 0x0, 0x18d, byReg, 0x0, 0x86fa, 0x0, 0x86fd, 0x8700, 0x8703, 0x0, 0x0, byFeature | 16<<8,
-	0x0, 0x16b, byFeature | 17<<8, 0x0, 0x16c, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x870f, 0x8712, byMod, 0x8706,
-	0x8715, byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x8721, byReg, 0x0, 0x8724, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
-	byFeature | 16<<8, 0x0, 0x16b, byFeature | 17<<8, 0x0, 0x16c, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8730, 0x8733, byMod,
-	0x8727, 0x8736, byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x8742, byReg, 0x0, 0x8745, 0x0, 0x0, 0x0, 0x0, 0x0,
-	0x0, byFeature | 18<<8, 0x0, 0x16d, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8751, byMod, 0x8748, 0x8754,
-	byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x8760, byReg, 0x0, 0x8763, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, byMod,
-	0x8766, 0x0, byPrefix, 0x871e, 0x873f, 0x875d, 0x876f, byFeature | 24<<8, 0x0, 0x32d, byFeature | 24<<8, 0x0, 0x32e, byPrefix, 0x0, 0x8777,
-	0x0, 0x877a, byPrefix, 0x23e, 0x23f, 0x0, 0x0, byPrefix, 0x240, 0x241, 0x0, 0x0, byPrefix, 0x242, 0x243, 0x0,
-	0x0, byPrefix, 0x244, 0x245, 0x0, 0x0, byPrefix, 0x246, 0x247, 0x0, 0x0, byMod, 0x0, 0x2b2, byMod, 0x0,
-	0x2b3, byPrefix, 0x0, 0x2b1, 0x879b, 0x879e, byMod, 0x0, 0x2bc, byMod, 0x0, 0x2bd, byPrefix, 0x87a6, 0x87a9, 0x0,
-	0x0, byPrefix, 0x248, 0x249, 0x0, 0x0, byPrefix, 0x24a, 0x24b, 0x0, 0x0, byPrefix, 0x24c, 0x24d, 0x0, 0x0,
-	byPrefix, 0x24e, 0x24f, 0x0, 0x0, byPrefix, 0x250, 0x251, 0x0, 0x0, byPrefix, 0x252, 0x253, 0x0, 0x0, byPrefix,
-	0x254, 0x255, 0x0, 0x0, byPrefix, 0x256, 0x257, 0x0, 0x0, byPrefix, 0x258, 0x259, 0x0, 0x0, byPrefix, 0x25a,
-	0x25b, 0x0, 0x0, byPrefix, 0x25c, 0x25d, 0x0, 0x0, byPrefix, 0x25e, 0x25f, 0x0, 0x0, byPrefix, 0x260, 0x261,
-	0x0, 0x0, byPrefix, 0x262, 0x263, 0x0, 0x0, byPrefix, 0x0, 0x32f, 0x330, 0x331, byMod, 0x2be, 0x0, byMod,
-	0x2bf, 0x0, byPrefix, 0x87fc, 0x87ff, 0x0, 0x0, byPrefix, 0x264, 0x265, 0x0, 0x0, byPrefix, 0x266, 0x267, 0x0,
-	0x0, byPrefix, 0x268, 0x269, 0x0, 0x0, byPrefix, 0x26a, 0x26b, 0x0, 0x0, byPrefix, 0x26c, 0x26d, 0x0, 0x0,
-	byPrefix, 0x26e, 0x26f, 0x0, 0x0, byPrefix, 0x270, 0x271, 0x0, 0x0, byPrefix, 0x272, 0x273, 0x0, 0x0, byFeature | 24<<8,
-	0x0, 0x332, byMod, 0x882f, 0x0, byPrefix, 0x0, 0x0, 0x0, 0x8832, byPrefix, 0x274, 0x275, 0x0, 0x0, byPrefix,
-	0x276, 0x277, 0x0, 0x0, byPrefix, 0x278, 0x279, 0x0, 0x0, byPrefix, 0x27a, 0x27b, 0x0, 0x0, byPrefix, 0x27c,
-	0x27d, 0x0, 0x0, byPrefix, 0x27e, 0x27f, 0x0, 0x0, byMod, 0x0, 0x2c0, byMod, 0x0, 0x2c1, byPrefix, 0x8858,
-	0x885b, 0x0, 0x0, byPrefix, 0x280, 0x281, 0x0, 0x0, byPrefix, 0x282, 0x283, 0x0, 0x0, byPrefix, 0x284, 0x285,
-	0x0, 0x0, byPrefix, 0x286, 0x287, 0x0, 0x0, byPrefix, 0x288, 0x289, 0x0, 0x0, byPrefix, 0x28a, 0x28b, 0x0,
-	0x0, byPrefix, 0x28c, 0x28d, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x333, byFeature | 25<<8, 0x0, 0x334, byPrefix, 0x8886, 0x8889, 0x0,
-	0x0, byFeature | 25<<8, 0x0, 0x335, byFeature | 25<<8, 0x0, 0x336, byPrefix, 0x8891, 0x8894, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x337, byFeature | 25<<8,
-	0x0, 0x338, byPrefix, 0x889c, 0x889f, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x339, byFeature | 25<<8, 0x0, 0x33a, byPrefix, 0x88a7, 0x88aa,
-	0x0, 0x0, byFeature | 25<<8, 0x0, 0x33b, byFeature | 25<<8, 0x0, 0x33c, byPrefix, 0x88b2, 0x88b5, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x33d,
-	byFeature | 25<<8, 0x0, 0x33e, byPrefix, 0x88bd, 0x88c0, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x33f, byFeature | 25<<8, 0x0, 0x340, byPrefix, 0x88c8,
-	0x88cb, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x341, byFeature | 25<<8, 0x0, 0x342, byPrefix, 0x88d3, 0x88d6, 0x0, 0x0, byFeature | 25<<8, 0x0,
-	0x343, byFeature | 25<<8, 0x0, 0x344, byPrefix, 0x88de, 0x88e1, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x345, byFeature | 25<<8, 0x0, 0x346, byPrefix,
-	0x88e9, 0x88ec, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x347, byFeature | 25<<8, 0x0, 0x348, byPrefix, 0x88f4, 0x88f7, 0x0, 0x0, byFeature | 25<<8,
-	0x0, 0x349, byFeature | 25<<8, 0x0, 0x34a, byPrefix, 0x88ff, 0x8902, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x353, byPrefix, 0x0, 0x890a,
-	0x0, 0x0, byFeature | 26<<8, 0x0, 0x354, byPrefix, 0x0, 0x8912, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x355, byPrefix, 0x0, 0x891a,
-	0x0, 0x0, byFeature | 26<<8, 0x0, 0x356, byPrefix, 0x0, 0x8922, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x34b, byFeature | 25<<8, 0x0, 0x34c,
-	byPrefix, 0x892a, 0x892d, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x34d, byFeature | 25<<8, 0x0, 0x34e, byPrefix, 0x8935, 0x8938, 0x0, 0x0,
-	byFeature | 25<<8, 0x0, 0x34f, byFeature | 25<<8, 0x0, 0x350, byPrefix, 0x8940, 0x8943, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x364, byPrefix, 0x0,
-	0x894b, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x366, byPrefix, 0x0, 0x8953, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x368, byPrefix, 0x0,
-	0x895b, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36a, byPrefix, 0x0, 0x8963, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36c, byPrefix, 0x0,
-	0x896b, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36e, byPrefix, 0x0, 0x8973, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x357, byPrefix, 0x0,
-	0x897b, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x358, byPrefix, 0x0, 0x8983, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x370, byMod, 0x898b,
-	0x0, byPrefix, 0x0, 0x898e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x359, byPrefix, 0x0, 0x8996, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x365, byPrefix, 0x0, 0x899e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x367, byPrefix, 0x0, 0x89a6, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x369, byPrefix, 0x0, 0x89ae, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36b, byPrefix, 0x0, 0x89b6, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x36d, byPrefix, 0x0, 0x89be, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36f, byPrefix, 0x0, 0x89c6, 0x0, 0x0, byFeature | 4<<8, 0x0,
-	0x371, byPrefix, 0x0, 0x89ce, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x35a, byPrefix, 0x0, 0x89d6, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x35b, byPrefix, 0x0, 0x89de, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x35c, byPrefix, 0x0, 0x89e6, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x35d, byPrefix, 0x0, 0x89ee, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x35e, byPrefix, 0x0, 0x89f6, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x35f, byPrefix, 0x0, 0x89fe, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x360, byPrefix, 0x0, 0x8a06, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x361, byPrefix, 0x0, 0x8a0e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x362, byPrefix, 0x0, 0x8a16, 0x0, 0x0, byFeature | 26<<8, 0x0,
-	0x363, byPrefix, 0x0, 0x8a1e, 0x0, 0x0, byFeature | 14<<8, 0x0, 0x166, byMod, 0x8a26, 0x0, byPrefix, 0x0, 0x8a29, 0x0,
-	0x0, byFeature | 29<<8, 0x0, 0x390, byPrefix, 0x8a31, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x391, byPrefix, 0x8a39, 0x0, 0x0,
-	0x0, byFeature | 29<<8, 0x0, 0x392, byPrefix, 0x8a41, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x393, byPrefix, 0x8a49, 0x0, 0x0,
-	0x0, byFeature | 29<<8, 0x0, 0x394, byPrefix, 0x8a51, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x395, byPrefix, 0x8a59, 0x0, 0x0,
-	0x0, byFeature | 27<<8, 0x0, 0x389, byPrefix, 0x0, 0x8a61, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38a, byPrefix, 0x0, 0x8a69, 0x0,
-	0x0, byFeature | 27<<8, 0x0, 0x38b, byPrefix, 0x0, 0x8a71, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38c, byPrefix, 0x0, 0x8a79, 0x0,
-	0x0, byFeature | 27<<8, 0x0, 0x38d, byPrefix, 0x0, 0x8a81, 0x0, 0x0, byFeature | 5<<8, 0x0, 0xbc, byMod, 0x8a89, 0x0, byFeature | 5<<8,
-	0x0, 0xbc, byMod, 0x8a8f, 0x0, byFeature | 4<<8, 0x0, 0xba, byPrefix, 0x8a8c, 0x8a92, 0x0, 0x8a95, byFeature | 5<<8, 0x0, 0xbd,
-	byMod, 0x8a9d, 0x0, byFeature | 5<<8, 0x0, 0xbd, byMod, 0x8aa3, 0x0, byFeature | 4<<8, 0x0, 0xbb, byPrefix, 0x8aa0, 0x8aa6, 0x0,
-	0x8aa9, byFeature | 3<<8, 0x0, 0xb8, byFeature | 3<<8, 0x0, 0xb9, byPrefix, 0x0, 0x8ab1, 0x8ab4, 0x0, byFeature | 26<<8, 0x0, 0x372, byPrefix,
-	0x0, 0x8abc, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x373, byPrefix, 0x0, 0x8ac4, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x374, byPrefix,
-	0x0, 0x8acc, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x375, byPrefix, 0x0, 0x8ad4, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x376, byPrefix,
-	0x0, 0x8adc, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x377, byPrefix, 0x0, 0x8ae4, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x378, byPrefix,
-	0x0, 0x8aec, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x351, byFeature | 25<<8, 0x0, 0x352, byPrefix, 0x8af4, 0x8af7, 0x0, 0x0, byFeature | 26<<8,
-	0x0, 0x379, byPrefix, 0x0, 0x8aff, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x37a, byPrefix, 0x0, 0x8b07, 0x0, 0x0, byFeature | 26<<8,
-	0x0, 0x37b, byFeature | 26<<8, 0x0, 0x37c, byW, 0x8b0f, 0x8b12, byPrefix, 0x0, 0x8b15, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x37d,
-	byPrefix, 0x0, 0x8b1d, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x37e, byPrefix, 0x0, 0x8b25, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x37f,
-	byPrefix, 0x0, 0x8b2d, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x380, byFeature | 26<<8, 0x0, 0x381, byW, 0x8b35, 0x8b38, byPrefix, 0x0,
-	0x8b3b, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x382, byPrefix, 0x0, 0x8b43, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x383, byPrefix, 0x0,
-	0x8b4b, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x384, byPrefix, 0x0, 0x8b53, 0x0, 0x0, byFeature | 28<<8, 0x0, 0x38f, byPrefix, 0x0,
-	0x8b5b, 0x0, 0x0, byFeature | 4<<8, 0x0, 0x385, byPrefix, 0x0, 0x8b63, 0x0, 0x0, byFeature | 4<<8, 0x0, 0x386, byPrefix, 0x0,
-	0x8b6b, 0x0, 0x0, byFeature | 4<<8, 0x0, 0x387, byPrefix, 0x0, 0x8b73, 0x0, 0x0, byFeature | 4<<8, 0x0, 0x388, byPrefix, 0x0,
-	0x8b7b, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x396, byPrefix, 0x8b83, 0x0, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38e, byPrefix, 0x0,
-	0x8b8b, 0x0, 0x0,
+	0x17a, 0x84ab, 0x17a, byPrefix, 0x2db, 0x2dc, 0x0, 0x0, byPrefix, 0x2dd, 0x2de, 0x0, 0x0, byMod, 0x2df, 0x2e0,
+	byMod, 0x2e1, 0x2e2, byPrefix, 0x84bd, 0x84c0, 0x2e3, 0x2e4, byMod, 0x2e5, 0x0, byMod, 0x2e6, 0x0, byPrefix, 0x84c8,
+	0x84cb, 0x0, 0x0, byPrefix, 0x2e7, 0x2e8, 0x2e9, 0x2ea, byPrefix, 0x2eb, 0x2ec, 0x2ed, 0x2ee, byPrefix, 0x2ef, 0x2f0,
+	0x0, 0x0, byPrefix, 0x2f1, 0x2f2, 0x0, 0x0, byMod, 0x0, 0x2f3, byMod, 0x0, 0x2f4, byPrefix, 0x84e7, 0x84ea,
+	0x0, 0x0, byPrefix, 0x2f5, 0x2f6, 0x2f7, 0x2f8, byPrefix, 0x2f9, 0x0, 0x2fa, 0x0, byPrefix, 0x2fb, 0x0, 0x2fc,
+	0x0, byPrefix, 0x2fd, 0x2fe, 0x0, 0x0, byPrefix, 0x2ff, 0x300, 0x0, 0x0, byPrefix, 0x301, 0x302, 0x0, 0x0,
+	byPrefix, 0x303, 0x304, 0x0, 0x0, byPrefix, 0x305, 0x306, 0x307, 0x308, byPrefix, 0x309, 0x30a, 0x30b, 0x30c, byPrefix,
+	0x30d, 0x30e, 0x30f, 0x310, byPrefix, 0x311, 0x312, 0x313, 0x0, byPrefix, 0x314, 0x315, 0x316, 0x317, byPrefix, 0x318,
+	0x319, 0x31a, 0x31b, byPrefix, 0x31c, 0x31d, 0x31e, 0x31f, byPrefix, 0x320, 0x321, 0x322, 0x323, byPrefix, 0x220, 0x221,
+	0x0, 0x0, byPrefix, 0x222, 0x223, 0x0, 0x0, byPrefix, 0x224, 0x225, 0x0, 0x0, byPrefix, 0x226, 0x227, 0x0,
+	0x0, byPrefix, 0x228, 0x229, 0x0, 0x0, byPrefix, 0x22a, 0x22b, 0x0, 0x0, byPrefix, 0x22c, 0x22d, 0x0, 0x0,
+	byPrefix, 0x22e, 0x22f, 0x0, 0x0, byPrefix, 0x230, 0x231, 0x0, 0x0, byPrefix, 0x232, 0x233, 0x0, 0x0, byPrefix,
+	0x234, 0x235, 0x0, 0x0, byPrefix, 0x236, 0x237, 0x0, 0x0, byPrefix, 0x0, 0x28e, 0x0, 0x0, byPrefix, 0x0,
+	0x28f, 0x0, 0x0, byW, 0x2a2, 0x2a3, byW, 0x2a6, 0x2a7, byPrefix, 0x8583, 0x8586, 0x0, 0x0, byPrefix, 0x2aa,
+	0x2ac, 0x2ae, 0x0, byPrefix, 0x2b4, 0x2b5, 0x2b6, 0x2b7, byReg, 0x0, 0x0, 0x290, 0x0, 0x292, 0x0, 0x294,
+	0x0, byMod, 0x0, 0x8598, byReg, 0x0, 0x0, 0x291, 0x0, 0x293, 0x0, 0x295, 0x0, byMod, 0x0, 0x85a4,
+	byPrefix, 0x85a1, 0x85ad, 0x0, 0x0, byReg, 0x0, 0x0, 0x296, 0x0, 0x298, 0x0, 0x29a, 0x0, byMod, 0x0,
+	0x85b5, byReg, 0x0, 0x0, 0x297, 0x0, 0x299, 0x0, 0x29b, 0x0, byMod, 0x0, 0x85c1, byPrefix, 0x85be, 0x85ca,
+	0x0, 0x0, byReg, 0x0, 0x0, 0x29c, 0x0, 0x0, 0x0, 0x29e, 0x0, byMod, 0x0, 0x85d2, byReg, 0x0,
+	0x0, 0x29d, 0x2a0, 0x0, 0x0, 0x29f, 0x2a1, byMod, 0x0, 0x85de, byPrefix, 0x85db, 0x85e7, 0x0, 0x0, byPrefix,
+	0x238, 0x239, 0x0, 0x0, byPrefix, 0x23a, 0x23b, 0x0, 0x0, byPrefix, 0x23c, 0x23d, 0x0, 0x0, byPrefix, 0x21f,
+	0x0, 0x0, 0x0, byFeature | 24<<8, 0x0, 0x324, byFeature | 24<<8, 0x0, 0x325, byPrefix, 0x0, 0x8603, 0x0, 0x8606, byFeature | 24<<8, 0x0,
+	0x326, byFeature | 24<<8, 0x0, 0x327, byPrefix, 0x0, 0x860e, 0x0, 0x8611, byW, 0x2a4, 0x2a5, byW, 0x2a8, 0x2a9, byPrefix,
+	0x8619, 0x861c, 0x2b0, 0x0, byPrefix, 0x2ab, 0x2ad, 0x2af, 0x0, byFeature | 11<<8, 0x0, 0x188, byFeature | 11<<8, 0x0, 0x189, byFeature | 21<<8,
+	0x0, 0x18a, byReg, 0x184, 0x185, 0x186, 0x187, 0x8629, 0x862c, 0x862f, 0x17e, byReg, 0x0, 0x0, 0x0, 0x0,
+	0x0, 0x181, 0x182, 0x183, byMod, 0x8632, 0x863b, byFeature | 20<<8, 0x0, 0x180, byFeature | 19<<8, 0x0, 0x17f, byReg, 0x0, 0x0,
+	0x0, 0x0, 0x0, 0x0, 0x8647, 0x864a, byMod, 0x864d, 0x0, byPrefix, 0x8644, 0x8656, 0x0, 0x0, byFeature | 11<<8, 0x0,
+	0x188, byFeature | 11<<8, 0x0, 0x189, byFeature | 21<<8, 0x0, 0x18a, byReg, 0x184, 0x185, 0x186, 0x187, 0x865e, 0x8661, 0x8664, 0x17e,
+	byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x181, 0x182, 0x183, byMod, 0x8667, 0x8670, byFeature | 20<<8, 0x0, 0x180, byFeature | 19<<8,
+	0x0, 0x17f, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x867c, 0x867f, byMod, 0x8682, 0x0, byFeature | 15<<8, 0x0,
+	0x167, byFeature | 15<<8, 0x0, 0x168, byFeature | 15<<8, 0x0, 0x169, byFeature | 15<<8, 0x0, 0x16a, byReg, 0x868e, 0x8691, 0x8694, 0x8697, 0x0,
+	0x0, 0x0, 0x0, byMod, 0x0, 0x869a, byPrefix, 0x8679, 0x868b, 0x86a3, 0x0, byMode, 0x8659, 0x86a6, byMod, 0xe3,
+	0x0, byMod, 0xe4, 0x0, byMod, 0xe5, 0x0, byFeature | 0<<8, 0x0, 0xb2, byPrefix, 0x0, 0x0, 0x86b7, 0x0, byReg,
+	0x0, 0x0, 0x0, 0x0, 0xab, 0xad, 0xaf, 0xb1, byFeature | 1<<8, 0xb4, 0xb3, byPrefix, 0xb4, 0xb4, 0x86c8, 0xb4,
+	byFeature | 2<<8, 0xb6, 0xb5, byPrefix, 0xb6, 0xb6, 0x86d0, 0xb6, byPrefix, 0x328, 0x329, 0x32a, 0x32b, byMod, 0xde, 0x0,
+	byPrefix, 0x86dd, 0x0, 0x0, 0x0, byPrefix, 0x2b8, 0x2b9, 0x0, 0x0, byMod, 0x0, 0x2ba, byMod, 0x0, 0x2bb,
+	byPrefix, 0x86ea, 0x86ed, 0x0, 0x0, byPrefix, 0x32c, 0x32d, 0x0, 0x0, byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x86fa,
+	byFeature | 22<<8, 0x0, 0x18b, byFeature | 23<<8, 0x0, 0x18c, byFeature | 22<<8, 0x0, 0x18d, byReg, 0x0, 0x86fd, 0x0, 0x8700, 0x8703, 0x8706,
+	0x0, 0x0, byFeature | 16<<8, 0x0, 0x16b, byFeature | 17<<8, 0x0, 0x16c, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8712,
+	0x8715, byMod, 0x8709, 0x8718, byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x8724, byReg, 0x0, 0x8727, 0x0, 0x0, 0x0,
+	0x0, 0x0, 0x0, byFeature | 16<<8, 0x0, 0x16b, byFeature | 17<<8, 0x0, 0x16c, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0,
+	0x8733, 0x8736, byMod, 0x872a, 0x8739, byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x8745, byReg, 0x0, 0x8748, 0x0, 0x0,
+	0x0, 0x0, 0x0, 0x0, byFeature | 18<<8, 0x0, 0x16d, byReg, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0, 0x8754,
+	byMod, 0x874b, 0x8757, byFeature | 6<<8, 0x0, 0xdd, byW, 0xdc, 0x8763, byReg, 0x0, 0x8766, 0x0, 0x0, 0x0, 0x0,
+	0x0, 0x0, byMod, 0x8769, 0x0, byPrefix, 0x8721, 0x8742, 0x8760, 0x8772, byFeature | 24<<8, 0x0, 0x32e, byFeature | 24<<8, 0x0, 0x32f,
+	byPrefix, 0x0, 0x877a, 0x0, 0x877d, byPrefix, 0x23e, 0x23f, 0x0, 0x0, byPrefix, 0x240, 0x241, 0x0, 0x0, byPrefix,
+	0x242, 0x243, 0x0, 0x0, byPrefix, 0x244, 0x245, 0x0, 0x0, byPrefix, 0x246, 0x247, 0x0, 0x0, byMod, 0x0,
+	0x2b2, byMod, 0x0, 0x2b3, byPrefix, 0x0, 0x2b1, 0x879e, 0x87a1, byMod, 0x0, 0x2bc, byMod, 0x0, 0x2bd, byPrefix,
+	0x87a9, 0x87ac, 0x0, 0x0, byPrefix, 0x248, 0x249, 0x0, 0x0, byPrefix, 0x24a, 0x24b, 0x0, 0x0, byPrefix, 0x24c,
+	0x24d, 0x0, 0x0, byPrefix, 0x24e, 0x24f, 0x0, 0x0, byPrefix, 0x250, 0x251, 0x0, 0x0, byPrefix, 0x252, 0x253,
+	0x0, 0x0, byPrefix, 0x254, 0x255, 0x0, 0x0, byPrefix, 0x256, 0x257, 0x0, 0x0, byPrefix, 0x258, 0x259, 0x0,
+	0x0, byPrefix, 0x25a, 0x25b, 0x0, 0x0, byPrefix, 0x25c, 0x25d, 0x0, 0x0, byPrefix, 0x25e, 0x25f, 0x0, 0x0,
+	byPrefix, 0x260, 0x261, 0x0, 0x0, byPrefix, 0x262, 0x263, 0x0, 0x0, byPrefix, 0x0, 0x330, 0x331, 0x332, byMod,
+	0x2be, 0x0, byMod, 0x2bf, 0x0, byPrefix, 0x87ff, 0x8802, 0x0, 0x0, byPrefix, 0x264, 0x265, 0x0, 0x0, byPrefix,
+	0x266, 0x267, 0x0, 0x0, byPrefix, 0x268, 0x269, 0x0, 0x0, byPrefix, 0x26a, 0x26b, 0x0, 0x0, byPrefix, 0x26c,
+	0x26d, 0x0, 0x0, byPrefix, 0x26e, 0x26f, 0x0, 0x0, byPrefix, 0x270, 0x271, 0x0, 0x0, byPrefix, 0x272, 0x273,
+	0x0, 0x0, byFeature | 24<<8, 0x0, 0x333, byMod, 0x8832, 0x0, byPrefix, 0x0, 0x0, 0x0, 0x8835, byPrefix, 0x274, 0x275,
+	0x0, 0x0, byPrefix, 0x276, 0x277, 0x0, 0x0, byPrefix, 0x278, 0x279, 0x0, 0x0, byPrefix, 0x27a, 0x27b, 0x0,
+	0x0, byPrefix, 0x27c, 0x27d, 0x0, 0x0, byPrefix, 0x27e, 0x27f, 0x0, 0x0, byMod, 0x0, 0x2c0, byMod, 0x0,
+	0x2c1, byPrefix, 0x885b, 0x885e, 0x0, 0x0, byPrefix, 0x280, 0x281, 0x0, 0x0, byPrefix, 0x282, 0x283, 0x0, 0x0,
+	byPrefix, 0x284, 0x285, 0x0, 0x0, byPrefix, 0x286, 0x287, 0x0, 0x0, byPrefix, 0x288, 0x289, 0x0, 0x0, byPrefix,
+	0x28a, 0x28b, 0x0, 0x0, byPrefix, 0x28c, 0x28d, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x334, byFeature | 25<<8, 0x0, 0x335, byPrefix,
+	0x8889, 0x888c, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x336, byFeature | 25<<8, 0x0, 0x337, byPrefix, 0x8894, 0x8897, 0x0, 0x0, byFeature | 25<<8,
+	0x0, 0x338, byFeature | 25<<8, 0x0, 0x339, byPrefix, 0x889f, 0x88a2, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x33a, byFeature | 25<<8, 0x0, 0x33b,
+	byPrefix, 0x88aa, 0x88ad, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x33c, byFeature | 25<<8, 0x0, 0x33d, byPrefix, 0x88b5, 0x88b8, 0x0, 0x0,
+	byFeature | 25<<8, 0x0, 0x33e, byFeature | 25<<8, 0x0, 0x33f, byPrefix, 0x88c0, 0x88c3, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x340, byFeature | 25<<8, 0x0,
+	0x341, byPrefix, 0x88cb, 0x88ce, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x342, byFeature | 25<<8, 0x0, 0x343, byPrefix, 0x88d6, 0x88d9, 0x0,
+	0x0, byFeature | 25<<8, 0x0, 0x344, byFeature | 25<<8, 0x0, 0x345, byPrefix, 0x88e1, 0x88e4, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x346, byFeature | 25<<8,
+	0x0, 0x347, byPrefix, 0x88ec, 0x88ef, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x348, byFeature | 25<<8, 0x0, 0x349, byPrefix, 0x88f7, 0x88fa,
+	0x0, 0x0, byFeature | 25<<8, 0x0, 0x34a, byFeature | 25<<8, 0x0, 0x34b, byPrefix, 0x8902, 0x8905, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x354,
+	byPrefix, 0x0, 0x890d, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x355, byPrefix, 0x0, 0x8915, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x356,
+	byPrefix, 0x0, 0x891d, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x357, byPrefix, 0x0, 0x8925, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x34c,
+	byFeature | 25<<8, 0x0, 0x34d, byPrefix, 0x892d, 0x8930, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x34e, byFeature | 25<<8, 0x0, 0x34f, byPrefix, 0x8938,
+	0x893b, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x350, byFeature | 25<<8, 0x0, 0x351, byPrefix, 0x8943, 0x8946, 0x0, 0x0, byFeature | 26<<8, 0x0,
+	0x365, byPrefix, 0x0, 0x894e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x367, byPrefix, 0x0, 0x8956, 0x0, 0x0, byFeature | 26<<8, 0x0,
+	0x369, byPrefix, 0x0, 0x895e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36b, byPrefix, 0x0, 0x8966, 0x0, 0x0, byFeature | 26<<8, 0x0,
+	0x36d, byPrefix, 0x0, 0x896e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36f, byPrefix, 0x0, 0x8976, 0x0, 0x0, byFeature | 26<<8, 0x0,
+	0x358, byPrefix, 0x0, 0x897e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x359, byPrefix, 0x0, 0x8986, 0x0, 0x0, byFeature | 26<<8, 0x0,
+	0x371, byMod, 0x898e, 0x0, byPrefix, 0x0, 0x8991, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x35a, byPrefix, 0x0, 0x8999, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x366, byPrefix, 0x0, 0x89a1, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x368, byPrefix, 0x0, 0x89a9, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x36a, byPrefix, 0x0, 0x89b1, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x36c, byPrefix, 0x0, 0x89b9, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x36e, byPrefix, 0x0, 0x89c1, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x370, byPrefix, 0x0, 0x89c9, 0x0,
+	0x0, byFeature | 4<<8, 0x0, 0x372, byPrefix, 0x0, 0x89d1, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x35b, byPrefix, 0x0, 0x89d9, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x35c, byPrefix, 0x0, 0x89e1, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x35d, byPrefix, 0x0, 0x89e9, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x35e, byPrefix, 0x0, 0x89f1, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x35f, byPrefix, 0x0, 0x89f9, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x360, byPrefix, 0x0, 0x8a01, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x361, byPrefix, 0x0, 0x8a09, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x362, byPrefix, 0x0, 0x8a11, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x363, byPrefix, 0x0, 0x8a19, 0x0,
+	0x0, byFeature | 26<<8, 0x0, 0x364, byPrefix, 0x0, 0x8a21, 0x0, 0x0, byFeature | 14<<8, 0x0, 0x166, byMod, 0x8a29, 0x0, byPrefix,
+	0x0, 0x8a2c, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x391, byPrefix, 0x8a34, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x392, byPrefix,
+	0x8a3c, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x393, byPrefix, 0x8a44, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x394, byPrefix,
+	0x8a4c, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x395, byPrefix, 0x8a54, 0x0, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x396, byPrefix,
+	0x8a5c, 0x0, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38a, byPrefix, 0x0, 0x8a64, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38b, byPrefix,
+	0x0, 0x8a6c, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38c, byPrefix, 0x0, 0x8a74, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38d, byPrefix,
+	0x0, 0x8a7c, 0x0, 0x0, byFeature | 27<<8, 0x0, 0x38e, byPrefix, 0x0, 0x8a84, 0x0, 0x0, byFeature | 5<<8, 0x0, 0xbc, byMod,
+	0x8a8c, 0x0, byFeature | 5<<8, 0x0, 0xbc, byMod, 0x8a92, 0x0, byFeature | 4<<8, 0x0, 0xba, byPrefix, 0x8a8f, 0x8a95, 0x0, 0x8a98,
+	byFeature | 5<<8, 0x0, 0xbd, byMod, 0x8aa0, 0x0, byFeature | 5<<8, 0x0, 0xbd, byMod, 0x8aa6, 0x0, byFeature | 4<<8, 0x0, 0xbb, byPrefix,
+	0x8aa3, 0x8aa9, 0x0, 0x8aac, byFeature | 3<<8, 0x0, 0xb8, byFeature | 3<<8, 0x0, 0xb9, byPrefix, 0x0, 0x8ab4, 0x8ab7, 0x0, byFeature | 26<<8,
+	0x0, 0x373, byPrefix, 0x0, 0x8abf, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x374, byPrefix, 0x0, 0x8ac7, 0x0, 0x0, byFeature | 26<<8,
+	0x0, 0x375, byPrefix, 0x0, 0x8acf, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x376, byPrefix, 0x0, 0x8ad7, 0x0, 0x0, byFeature | 26<<8,
+	0x0, 0x377, byPrefix, 0x0, 0x8adf, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x378, byPrefix, 0x0, 0x8ae7, 0x0, 0x0, byFeature | 26<<8,
+	0x0, 0x379, byPrefix, 0x0, 0x8aef, 0x0, 0x0, byFeature | 25<<8, 0x0, 0x352, byFeature | 25<<8, 0x0, 0x353, byPrefix, 0x8af7, 0x8afa,
+	0x0, 0x0, byFeature | 26<<8, 0x0, 0x37a, byPrefix, 0x0, 0x8b02, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x37b, byPrefix, 0x0, 0x8b0a,
+	0x0, 0x0, byFeature | 26<<8, 0x0, 0x37c, byFeature | 26<<8, 0x0, 0x37d, byW, 0x8b12, 0x8b15, byPrefix, 0x0, 0x8b18, 0x0, 0x0,
+	byFeature | 26<<8, 0x0, 0x37e, byPrefix, 0x0, 0x8b20, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x37f, byPrefix, 0x0, 0x8b28, 0x0, 0x0,
+	byFeature | 26<<8, 0x0, 0x380, byPrefix, 0x0, 0x8b30, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x381, byFeature | 26<<8, 0x0, 0x382, byW, 0x8b38,
+	0x8b3b, byPrefix, 0x0, 0x8b3e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x383, byPrefix, 0x0, 0x8b46, 0x0, 0x0, byFeature | 26<<8, 0x0,
+	0x384, byPrefix, 0x0, 0x8b4e, 0x0, 0x0, byFeature | 26<<8, 0x0, 0x385, byPrefix, 0x0, 0x8b56, 0x0, 0x0, byFeature | 28<<8, 0x0,
+	0x390, byPrefix, 0x0, 0x8b5e, 0x0, 0x0, byFeature | 4<<8, 0x0, 0x386, byPrefix, 0x0, 0x8b66, 0x0, 0x0, byFeature | 4<<8, 0x0,
+	0x387, byPrefix, 0x0, 0x8b6e, 0x0, 0x0, byFeature | 4<<8, 0x0, 0x388, byPrefix, 0x0, 0x8b76, 0x0, 0x0, byFeature | 4<<8, 0x0,
+	0x389, byPrefix, 0x0, 0x8b7e, 0x0, 0x0, byFeature | 29<<8, 0x0, 0x397, byPrefix, 0x8b86, 0x0, 0x0, 0x0, byFeature | 27<<8, 0x0,
+	0x38f, byPrefix, 0x0, 0x8b8e, 0x0, 0x0,
 }

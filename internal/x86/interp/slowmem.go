@@ -25,6 +25,9 @@ func (c *CPU) nonCanonical() bool {
 	return false
 }
 
+// leavesCanonical tells whether the last of n bytes at va is not canonical: that comes before what the first byte's page says.
+func (c *CPU) leavesCanonical(va, n uint64) bool { return c.long && !c.canonical(va+n-1) }
+
 // A place is where an access inside one page goes.
 type place struct {
 	e  *tlbEntry // nil: a device, or a watched page
@@ -132,6 +135,9 @@ func (c *CPU) retry(e *tlbEntry, va uint64) {
 
 // slowLoadN fills p from va.
 func (c *CPU) slowLoadN(va uint64, p []byte) bool {
+	if c.leavesCanonical(va, uint64(len(p))) {
+		return c.nonCanonical()
+	}
 	for len(p) > 0 {
 		n := min(4096-va&0xFFF, uint64(len(p)))
 		pl, ok := c.translate(va, false)
@@ -169,6 +175,9 @@ func (c *CPU) slowStoreN(va uint64, p []byte) bool {
 
 // probeWrite raises what a store of n bytes at va would raise.
 func (c *CPU) probeWrite(va, n uint64) bool {
+	if c.leavesCanonical(va, n) {
+		return c.nonCanonical()
+	}
 	for {
 		if _, ok := c.translate(va, true); !ok {
 			return false
@@ -183,6 +192,9 @@ func (c *CPU) probeWrite(va, n uint64) bool {
 
 // probeRead raises what a load of n bytes at va would raise.
 func (c *CPU) probeRead(va, n uint64) bool {
+	if c.leavesCanonical(va, n) {
+		return c.nonCanonical()
+	}
 	for {
 		if _, ok := c.translate(va, false); !ok {
 			return false

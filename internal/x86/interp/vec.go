@@ -209,10 +209,10 @@ func vecMem(c *CPU, o *op) bool {
 		return c.raiseCode(x86.GP, 0)
 	}
 	p := e.Mem[:size]
-	if v.load && !c.loadN(va, p) {
+	if v.store && !c.probeWrite(va, uint64(size)) {
 		return false
 	}
-	if v.store && !c.probeWrite(va, uint64(size)) {
+	if v.load && !c.loadN(va, p) {
 		return false
 	}
 	if !c.vecRun(o) {
