@@ -74,6 +74,50 @@ func TestPITChannel0TicksAtItsRate(t *testing.T) {
 	}
 }
 
+// A slowCPU takes an interrupt only when it runs.
+type slowCPU struct {
+	wire
+	runs, waits bool
+	taken       int
+}
+
+func (c *slowCPU) Raise() bool {
+	seen := c.runs || !c.waits
+	c.Set(true)
+	if c.runs {
+		c.taken++
+	}
+	c.waits = !c.runs
+	return seen
+}
+
+func TestPeriodicTimersMakeUpForACPUThatDidNotRun(t *testing.T) {
+	clk := clock.NewFake()
+	pitIRQ, hpetIRQ := &slowCPU{}, &slowCPU{}
+	p := NewPIT(clk, pitIRQ)
+	put(p, 3, 0x34)
+	put(p, 0, 0xA5, 0x12) // 4773: 250 Hz
+	h := NewHPET(clk, func(int) bus.Line { return &wire{} }, hpetIRQ, &wire{})
+	put32(h, 0x10, 3)
+	put32(h, 0x100, hpetEnable|hpetPeriodic|hpetSetVal|hpet32)
+	put32(h, 0x108, 40_000)
+	put32(h, 0x108, 40_000)
+	clk.Advance(40*time.Millisecond + time.Microsecond)
+	pitIRQ.runs, hpetIRQ.runs = true, true
+	clk.Advance(3 * time.Millisecond)
+	for name, c := range map[string]*slowCPU{"PIT": pitIRQ, "HPET": hpetIRQ} {
+		if c.taken < 8 || c.taken > 10 {
+			t.Errorf("%s: %d ticks taken soon after 40 ms without a CPU, want about 9", name, c.taken)
+		}
+	}
+	pitIRQ.runs, hpetIRQ.runs = false, false
+	before := pitIRQ.edges
+	clk.Advance(time.Minute)
+	if n := pitIRQ.edges - before; n > 60*250+3000 { // 2,500 while it is hoped for
+		t.Errorf("a guest that takes nothing costs %d edges a minute", n)
+	}
+}
+
 func TestPITOneShotInterruptsOnce(t *testing.T) {
 	for _, mode := range []uint8{0, 4} {
 		clk, irq := clock.NewFake(), &wire{}

@@ -60,6 +60,8 @@ type hpetState struct {
 type hpetTimer struct {
 	Config, Comparator, Period uint64
 	Next                       int64 // when it matches
+	Again                      int64 // when it raises what is owed
+	Owed                       owed
 }
 
 // NewHPET makes an HPET. line gives an input of an I/O APIC pin; irq0 and irq8 are what legacy replacement drives.
@@ -71,7 +73,7 @@ func NewHPET(clk *clock.Clock, line func(gsi int) bus.Line, irq0, irq8 bus.Line)
 		}
 	}
 	for i := range h.s.Timer {
-		h.s.Timer[i] = hpetTimer{Comparator: ^uint64(0), Next: clock.Never}
+		h.s.Timer[i] = hpetTimer{Comparator: ^uint64(0), Next: clock.Never, Again: clock.Never}
 		h.alarm[i] = clk.NewTimer(func() { h.fired(i) })
 	}
 	return h
@@ -96,6 +98,21 @@ func (g *gate) Set(level bool) {
 	defer g.mu.Unlock()
 	g.level = level
 	g.l.Set(level && !g.closed)
+}
+
+// Raise is as irq's.
+func (g *gate) Raise() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.level = true
+	if g.closed {
+		return true
+	}
+	if r, ok := g.l.(interface{ Raise() bool }); ok {
+		return r.Raise()
+	}
+	g.l.Set(true)
+	return true
 }
 
 func (g *gate) setClosed(closed bool) {
@@ -145,7 +162,7 @@ func (h *HPET) schedule(i int, now int64) {
 			t.Next = now - (now-h.s.Start)%hpetPeriod + int64(d)*hpetPeriod
 		}
 	}
-	h.alarm[i].Set(t.Next)
+	h.alarm[i].Set(min(t.Next, t.Again))
 }
 
 // fired runs on the clock's goroutine.
@@ -153,32 +170,46 @@ func (h *HPET) fired(i int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t, now := &h.s.Timer[i], h.clk.Now()
-	if t.Next > now {
-		h.alarm[i].Set(t.Next)
+	if at := min(t.Next, t.Again); at > now {
+		h.alarm[i].Set(at)
 		return
 	}
-	if t.Config&hpetPeriodic != 0 && t.Period != 0 {
-		// Periods that were missed are not made up for.
-		period := t.Period
-		if period < clock.MinPeriod/hpetPeriod {
-			period *= (clock.MinPeriod/hpetPeriod + period - 1) / period
-		}
-		late := uint64(now-t.Next) / hpetPeriod
-		t.Comparator += (late/period + 1) * period
-		if t.Config&hpet32 != 0 {
-			t.Comparator = uint64(uint32(t.Comparator))
-		}
-	}
-	if l := h.output(i); l != nil {
-		if t.Config&hpetLevel != 0 {
-			h.s.Status |= 1 << i
-			l.Set(true)
-		} else {
-			l.Set(true)
-			l.Set(h.shared(i))
+	var matches int64
+	if t.Next <= now {
+		matches = 1
+		if t.Config&hpetPeriodic != 0 && t.Period != 0 {
+			period := t.Period
+			if least := uint64(clock.MinPeriod / hpetPeriod); period < least {
+				period *= (least + period - 1) / period
+			}
+			matches += int64(uint64(now-t.Next) / hpetPeriod / period)
+			t.Comparator += uint64(matches) * period
+			if t.Config&hpet32 != 0 {
+				t.Comparator = uint64(uint32(t.Comparator))
+			}
 		}
 	}
+	t.Again = after(now, h.raise(i, matches))
 	h.schedule(i, now)
+}
+
+// raise makes the interrupt for so many matches of timer i, and tells after what time it is called for more.
+func (h *HPET) raise(i int, matches int64) (again int64) {
+	t, l := &h.s.Timer[i], h.output(i)
+	switch {
+	case l == nil:
+	case t.Config&hpetLevel != 0:
+		h.s.Status |= 1 << i
+		l.Set(true)
+	case t.Config&hpetPeriodic != 0:
+		again := t.Owed.raise(l, matches)
+		l.Set(h.shared(i))
+		return again
+	default:
+		l.Set(true)
+		l.Set(h.shared(i))
+	}
+	return clock.Never
 }
 
 // Read implements bus.Device.
@@ -282,8 +313,11 @@ func (h *HPET) configure(v uint64, now int64) {
 	}
 }
 
-// drop lowers timer i's line and forgets its status.
-func (h *HPET) drop(i int) { h.clearStatus(1 << i) }
+// drop lowers timer i's line and forgets its status, and what it owes.
+func (h *HPET) drop(i int) {
+	h.clearStatus(1 << i)
+	h.s.Timer[i].Owed, h.s.Timer[i].Again = 0, clock.Never
+}
 
 func (h *HPET) clearStatus(bits uint64) {
 	for i := range h.s.Timer {
@@ -327,7 +361,7 @@ func (h *HPET) Load(dec *gob.Decoder) error {
 		if l := h.output(i); l != nil && s.Status>>i&1 != 0 {
 			l.Set(true)
 		}
-		h.alarm[i].Set(h.s.Timer[i].Next)
+		h.alarm[i].Set(min(h.s.Timer[i].Next, h.s.Timer[i].Again))
 	}
 	return nil
 }

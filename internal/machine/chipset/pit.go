@@ -17,9 +17,11 @@ type PIT struct {
 	irq   bus.Line
 	alarm *clock.Timer
 
-	mu   sync.Mutex
-	s    pitState
-	next int64 // when channel 0 rises next; clock.Never when it does not
+	mu    sync.Mutex
+	s     pitState
+	owed  owed
+	again int64 // when what is owed is raised
+	next  int64 // when channel 0 rises next; clock.Never when it does not
 }
 
 type pitState struct {
@@ -27,6 +29,8 @@ type pitState struct {
 	Port61 uint8 // bits 0, 1: gate of channel 2 and speaker
 	Next   int64
 	Line   bool // the level of interrupt 0
+	Owed   int
+	Ended  int64 // periods of channel 0 that ended, of those since its Start
 }
 
 // pitChannel is one counter. Fields are exported for Save.
@@ -50,7 +54,7 @@ type pitChannel struct {
 
 // NewPIT makes a PIT whose channel 0 drives irq.
 func NewPIT(clk *clock.Clock, irq bus.Line) *PIT {
-	p := &PIT{clk: clk, irq: irq, next: clock.Never}
+	p := &PIT{clk: clk, irq: irq, next: clock.Never, again: clock.Never}
 	for i := range p.s.Ch {
 		p.s.Ch[i] = pitChannel{Mode: 3, Access: 3, Gate: i != 2, Count: 0x10000}
 	}
@@ -137,23 +141,28 @@ func (c *pitChannel) setGate(level bool, now int64) {
 	c.Gate = level
 }
 
-// schedule finds when channel 0 rises first after now and, where it has already, drives the line.
+// period is channel 0's, in its clocks, where it is periodic: no shorter than clock.MinPeriod. Else 0.
+func (p *PIT) period() int64 {
+	c := &p.s.Ch[0]
+	if !c.Loaded || c.Mode != 2 && c.Mode != 3 {
+		return 0
+	}
+	n := int64(c.Count)
+	if least := scaleUp(clock.MinPeriod, pitHz, 1e9); n < least {
+		n = (least + n - 1) / n * n
+	}
+	return n
+}
+
+// schedule finds when channel 0 rises first after now.
 func (p *PIT) schedule(now int64) {
 	c := &p.s.Ch[0]
 	at := func(ticks int64) int64 { return c.Start + scaleUp(ticks, 1e9, pitHz) }
 	p.next = clock.Never
-	n := int64(c.Count)
-	switch {
-	case !c.Loaded:
-	case c.Mode == 2 || c.Mode == 3:
-		if least := scaleUp(clock.MinPeriod, pitHz, 1e9); n < least {
-			n = (least + n - 1) / n * n
-		}
-		p.next = at((c.ticks(now)/n + 1) * n)
-	case c.Mode == 0 || c.Mode == 4:
-		if c.ticks(now) < n {
-			p.next = at(n)
-		}
+	if n := p.period(); n != 0 {
+		p.next = min(p.again, at((c.ticks(now)/n+1)*n))
+	} else if c.Loaded && (c.Mode == 0 || c.Mode == 4) && c.ticks(now) < int64(c.Count) {
+		p.next = at(int64(c.Count))
 	}
 	p.alarm.Set(p.next)
 }
@@ -168,7 +177,15 @@ func (p *PIT) fired() {
 		return
 	}
 	p.set(false)
-	p.set(true)
+	p.s.Line = true
+	if n := p.period(); n != 0 {
+		// How many periods ended since the last count.
+		ended := p.s.Ch[0].ticks(now) / n
+		p.again = after(now, p.owed.raise(p.irq, ended-p.s.Ended))
+		p.s.Ended = ended
+	} else {
+		p.irq.Set(true)
+	}
 	p.schedule(now)
 }
 
@@ -225,6 +242,7 @@ func (p *PIT) Write(off uint64, b []byte) {
 			p.control(v, now)
 		case n < 3:
 			if p.s.Ch[n].write(v, now) && n == 0 {
+				p.owed, p.again, p.s.Ended = 0, clock.Never, 0
 				p.set(p.s.Ch[0].out(now))
 				p.schedule(now)
 			}
@@ -275,6 +293,7 @@ func (p *PIT) control(v uint8, now int64) {
 		c.Count = 10000
 	}
 	if n == 0 {
+		p.owed, p.again, p.s.Ended = 0, clock.Never, 0
 		p.set(c.out(now))
 		p.schedule(now)
 	}
@@ -337,7 +356,7 @@ func (d port61) Write(_ uint64, b []byte) {
 func (p *PIT) Save(enc *gob.Encoder) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.s.Next = p.next
+	p.s.Next, p.s.Owed = p.next, int(p.owed)
 	return enc.Encode(p.s)
 }
 
@@ -354,7 +373,7 @@ func (p *PIT) Load(dec *gob.Decoder) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.s, p.next = s, s.Next
+	p.s, p.next, p.again, p.owed = s, s.Next, clock.Never, owed(min(max(s.Owed, 0), maxOwed))
 	p.irq.Set(p.s.Line)
 	p.alarm.Set(p.next)
 	return nil

@@ -52,23 +52,26 @@ func newIOAPIC(c *Chips) *IOAPIC {
 
 // set is the level of a wire. All lines of this board are active high, whatever a pin's polarity bit says:
 // firmware tables and drivers must agree with each other, not with the board.
-func (io *IOAPIC) set(pin int, level bool) {
+// It returns false where an edge merged into one that waits.
+func (io *IOAPIC) set(pin int, level bool) (seen bool) {
 	io.mu.Lock()
 	defer io.mu.Unlock()
 	bit := uint32(1) << pin
 	if !level {
 		io.level &^= bit
-		return
+		return true
 	}
 	if io.level&bit != 0 {
-		return
+		return true
 	}
 	io.level |= bit
 	if e := io.redir[pin]; e&redirLevel != 0 {
 		io.service(pin)
 	} else if e&redirMasked == 0 { // an edge at a masked pin is lost (82093AA 3.2.4, "interrupt mask")
-		io.chips.deliver(redirMessage(e), nil)
+		found, fresh := io.chips.deliver(redirMessage(e), nil)
+		return fresh || !found
 	}
+	return true
 }
 
 // redirMessage is what a redirection entry sends.
@@ -90,7 +93,7 @@ func (io *IOAPIC) service(pin int) {
 		return
 	}
 	m := redirMessage(e)
-	if io.chips.deliver(m, nil) && m.level {
+	if found, _ := io.chips.deliver(m, nil); found && m.level {
 		io.redir[pin] |= redirRemoteIRR
 	}
 }

@@ -88,12 +88,19 @@ type input struct {
 	high bool // guarded by wire.mu
 }
 
-func (in *input) Set(level bool) {
+// Set implements [bus.Line].
+func (in *input) Set(level bool) { in.set(level) }
+
+// Raise is Set(true) for who must know whether its edges are seen. It returns false where this one merged into an earlier one that no
+// CPU has taken yet. An edge that is masked, or of a wire that is high already, counts as seen.
+func (in *input) Raise() bool { return in.set(true) }
+
+func (in *input) set(level bool) (seen bool) {
 	w := in.wire
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if in.high == level {
-		return
+		return true
 	}
 	in.high = level
 	if level {
@@ -102,18 +109,16 @@ func (in *input) Set(level bool) {
 		w.high--
 	}
 	if level && w.high > 1 || !level && w.high > 0 {
-		return
+		return true
 	}
-	switch w.gsi {
-	case 0: // the PIC's output is not wired to it
-	case 2:
-		w.chips.PIC.set(0, level)
-	default:
-		if w.gsi < 16 {
-			w.chips.PIC.set(w.gsi, level)
-		}
+	seen = true
+	switch {
+	case w.gsi == 2:
+		seen = w.chips.PIC.set(0, level)
+	case w.gsi > 0 && w.gsi < 16: // the PIC's output is not wired to pin 0
+		seen = w.chips.PIC.set(w.gsi, level)
 	}
-	w.chips.IOAPIC.set(w.gsi, level)
+	return w.chips.IOAPIC.set(w.gsi, level) && seen
 }
 
 // SignalMSI implements [bus.MSI] (SDM vol. 3A 11.11).
@@ -152,23 +157,23 @@ type message struct {
 	shorthand uint8
 }
 
-// deliver takes m to all local APICs it names. from is the sender of an IPI, else nil. It returns whether any took it.
-func (c *Chips) deliver(m message, from *LAPIC) bool {
+// deliver takes m to all local APICs it names. from is the sender of an IPI, else nil. It returns whether there was any, and whether
+// it was new to one of them, not merged into an interrupt that waits there.
+func (c *Chips) deliver(m message, from *LAPIC) (found, fresh bool) {
 	if m.mode == lowestPriority {
 		return c.deliverLowest(m)
 	}
-	any := false
 	for _, l := range c.LAPIC {
 		if l.matches(m, from) {
-			l.take(m)
-			any = true
+			fresh = l.take(m) || fresh
+			found = true
 		}
 	}
-	return any
+	return found, fresh
 }
 
 // deliverLowest chooses the CPU that works at the lowest priority; of equals, the one with the fewest interrupts waiting, the first.
-func (c *Chips) deliverLowest(m message) bool {
+func (c *Chips) deliverLowest(m message) (found, fresh bool) {
 	var best *LAPIC
 	var bestPriority int
 	for _, l := range c.LAPIC {
@@ -180,11 +185,10 @@ func (c *Chips) deliverLowest(m message) bool {
 		}
 	}
 	if best == nil {
-		return false
+		return false, false
 	}
 	m.mode = fixed
-	best.take(m)
-	return true
+	return true, best.take(m)
 }
 
 // Save implements [bus.Stateful].

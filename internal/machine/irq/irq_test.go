@@ -173,6 +173,35 @@ func TestEdgeAtAMaskedPinIsLost(t *testing.T) {
 	wantVector(t, b.LAPIC[0], 0x44)
 }
 
+func TestRaiseTellsWhetherAnEdgeWasSeen(t *testing.T) {
+	b := newBoard(1)
+	b.enable()
+	b.redirect(2, 0x30)
+	pulse := func() bool {
+		l := b.ISA(0).(*input)
+		defer l.Set(false)
+		return l.Raise()
+	}
+	for i, want := range []bool{true, false, false} {
+		if got := pulse(); got != want {
+			t.Errorf("edge %d before it is taken: seen %v, want %v", i, got, want)
+		}
+	}
+	wantVector(t, b.LAPIC[0], 0x30)
+	if !pulse() {
+		t.Error("an edge while one is in service waits in the IRR: it is seen")
+	}
+	b.redirect(2, redirMasked)
+	if !pulse() {
+		t.Error("a masked edge is not owed")
+	}
+	initPIC(b.PIC)
+	b.PIC.Ports(0).Write(1, []byte{0xFE})
+	if !pulse() || pulse() {
+		t.Error("the PIC: the first edge is seen, the second is not")
+	}
+}
+
 func TestHigherClassInterruptsLowerAndTPRHoldsBack(t *testing.T) {
 	b := newBoard(1)
 	b.enable()

@@ -237,13 +237,13 @@ func (l *LAPIC) setExtINT(level bool) {
 	l.update()
 }
 
-// take accepts a message that names this CPU.
-func (l *LAPIC) take(m message) {
+// take accepts a message that names this CPU. It returns false where the interrupt waits already.
+func (l *LAPIC) take(m message) (fresh bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch m.mode {
 	case fixed, lowestPriority:
-		l.accept(m.vector, m.level)
+		return l.accept(m.vector, m.level)
 	case nmi:
 		if l.base.Load()&baseEnable != 0 {
 			l.takeNMI()
@@ -255,6 +255,7 @@ func (l *LAPIC) take(m message) {
 		l.cpu.Startup(m.vector)
 	}
 	// SMI: the board has no system management mode. ExtINT: only the PIC answers, by LINT0.
+	return true
 }
 
 // takeNMI wakes the CPU also where something is pending already: it may be halted with that masked.
@@ -266,22 +267,24 @@ func (l *LAPIC) takeNMI() {
 	}
 }
 
-// accept puts vector into the IRR.
-func (l *LAPIC) accept(vector uint8, level bool) {
+// accept puts vector into the IRR. It returns false where it is there already.
+func (l *LAPIC) accept(vector uint8, level bool) (fresh bool) {
 	if vector < 16 {
 		l.fail(esrReceiveVector)
-		return
+		return true
 	}
 	if !l.enabled() {
-		return
+		return true
 	}
 	w, bit := vector>>6, uint64(1)<<(vector&63)
+	fresh = l.irr[w]&bit == 0
 	if l.irr[w] |= bit; level {
 		l.tmr[w] |= bit
 	} else {
 		l.tmr[w] &^= bit
 	}
 	l.update()
+	return fresh
 }
 
 // fail notes an error and raises the error interrupt.

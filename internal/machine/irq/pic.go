@@ -23,6 +23,7 @@ type PIC struct {
 	mu   sync.Mutex
 	chip [2]i8259
 	out  bool
+	fell [16]bool // the input's last edge went away before it was acknowledged
 }
 
 // i8259 is the state of one chip, by the names of its data sheet. Fields are exported for Save.
@@ -120,12 +121,16 @@ func (c *i8259) inService() (n uint8, ok bool) {
 	return 0, false
 }
 
-// set is input n of the pair.
-func (p *PIC) set(n int, level bool) {
+// set is input n of the pair. It returns false where an edge merged into one that waits, unmasked.
+func (p *PIC) set(n int, level bool) (seen bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.chip[n>>3&1].setLine(uint8(n&7), level)
+	c, bit := &p.chip[n>>3&1], uint8(1)<<(n&7)
+	seen = !level || c.IMR&bit != 0 || !p.fell[n&15]
+	p.fell[n&15] = !level && c.IRR&^c.IMR&bit != 0
+	c.setLine(uint8(n&7), level)
 	p.update()
+	return seen
 }
 
 // update carries the slave's output to the master, and the master's out.
