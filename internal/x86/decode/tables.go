@@ -261,7 +261,7 @@ var rows = [...]row{
 	{op: XADD, flags: HasModRM | MemRead | MemWrite | Lockable | WritesFlags, size: size1, nspec: 2, specs: [3]spec{{how: argE, wide: 1}, {how: argG, wide: 1}}},            // 247: XADD Eb,Gb
 	{op: XADD, flags: HasModRM | MemRead | MemWrite | Lockable | WritesFlags, size: sizeV, nspec: 2, specs: [3]spec{{how: argE, wide: wideV}, {how: argG, wide: wideV}}},    // 248: XADD Ev,Gv
 	{op: CMPXCHG8B, flags: HasModRM | MemRead | MemWrite | Lockable | WritesFlags, size: size8, nspec: 1, specs: [3]spec{{how: argM, wide: 8}}},                             // 249: CMPXCHG8B Mq
-	{op: CMPXCHG16B, flags: HasModRM | MemRead | MemWrite | Lockable | WritesFlags, size: size16, nspec: 1, specs: [3]spec{{how: argM, wide: 16}}},                          // 250: CMPXCHG16B Mx
+	{op: CMPXCHG16B, flags: HasModRM | MemRead | MemWrite | Lockable | Aligned | WritesFlags, size: size16, nspec: 1, specs: [3]spec{{how: argM, wide: 16}}},                // 250: CMPXCHG16B Mx
 	{op: MOVNTI, flags: HasModRM | MemWrite, size: sizeY, nspec: 2, specs: [3]spec{{how: argM, wide: wideY}, {how: argG, wide: wideY}}},                                     // 251: MOVNTI My,Gy
 	{op: CMOVCC, flags: HasModRM | MemRead | ReadsFlags, size: sizeV, nspec: 2, specs: [3]spec{{how: argG, wide: wideV}, {how: argE, wide: wideV}}},                         // 252: CMOVCC Gv,Ev
 	{op: SETCC, flags: HasModRM | MemWrite | ReadsFlags, size: size1, nspec: 1, specs: [3]spec{{how: argE, wide: 1}}},                                                       // 253: SETCC Eb

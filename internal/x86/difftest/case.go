@@ -1,0 +1,123 @@
+// Package difftest runs the same instructions on the real processor and on package interp, and compares all that a program can see.
+//
+// A case is a few instructions of 64-bit user code with the registers and memory they start from. The real processor runs it in a traced child
+// process (native.go), interp in a guest without a kernel (guest.go). Both have the same few pages at the same addresses; the instructions are made from
+// the decoder's tree (generate.go), so that an encoding in its table cannot be missed.
+package difftest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+)
+
+// Where the pages of a case are, in both worlds. Nothing else is mapped for user code.
+const (
+	pageSize = 4096
+	codeVA   = 0x10000000          // one page, not writable
+	dataVA   = 0x20001000          // two pages that are, not executable
+	roVA     = dataVA + 2*pageSize // one that is neither
+	dataLen  = 3 * pageSize
+)
+
+// Registers that both worlds show, in this order.
+const (
+	regRIP = 16 + iota
+	regFlags
+	regFS
+	regGS
+	numRegs
+)
+
+var regNames = [numRegs]string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags", "fsbase", "gsbase"}
+
+// A State is the processor before or after a case.
+type State struct {
+	Regs [numRegs]uint64
+	FX   [512]byte // as FXSAVE64 writes it
+}
+
+// A Case is what is run.
+type Case struct {
+	State
+	Seed uint64 // the data pages are made of it
+	Code []byte // at Regs[regRIP]; ends with INT3
+}
+
+// An Outcome is how a case ended.
+type Outcome struct {
+	State
+	Vector uint8  // the exception that ended it, #BP for the INT3 at the end
+	Addr   uint64 // #PF: CR2
+	Data   [dataLen]byte
+}
+
+// pool is what data pages are cut from: numbers that are corners for integers, floats and packed data, among random ones.
+var pool = func() (p [1<<16 + dataLen]byte) {
+	rng := rand.New(rand.NewPCG(1, 0xDA7A))
+	for i := 0; i < len(p); i += 8 {
+		binary.LittleEndian.PutUint64(p[i:], interesting(rng))
+	}
+	return p
+}()
+
+// data is what the data pages of a case begin as.
+func (c *Case) data() []byte {
+	at := c.Seed % (1 << 16)
+	return pool[at : at+dataLen]
+}
+
+// String is the case as testdata keeps it: name and value a line.
+func (c *Case) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "code %x\nseed %d\n", c.Code, c.Seed)
+	for i, v := range c.Regs {
+		fmt.Fprintf(&b, "%s %#x\n", regNames[i], v)
+	}
+	fmt.Fprintf(&b, "fx %x\n", bytes.TrimRight(c.FX[:416], "\x00"))
+	return b.String()
+}
+
+// Parse reads what String writes. Empty lines and those that begin with # are skipped.
+func Parse(s string) (*Case, error) {
+	c := new(Case)
+	for i, line := range strings.Split(s, "\n") {
+		name, value, _ := strings.Cut(line, " ")
+		if name == "" || name[0] == '#' {
+			continue
+		}
+		if err := c.set(name, value); err != nil {
+			return nil, fmt.Errorf("difftest: line %d: %w", i+1, err)
+		}
+	}
+	if rip := c.Regs[regRIP]; len(c.Code) == 0 || rip < codeVA || rip+uint64(len(c.Code)) > codeVA+pageSize {
+		return nil, fmt.Errorf("difftest: %d bytes of code at %#x are not in the code page", len(c.Code), rip)
+	}
+	return c, nil
+}
+
+func (c *Case) set(name, value string) (err error) {
+	switch name {
+	case "code":
+		c.Code, err = hex.DecodeString(value)
+		return err
+	case "seed":
+		c.Seed, err = strconv.ParseUint(value, 10, 64)
+		return err
+	case "fx":
+		p, err := hex.DecodeString(value)
+		copy(c.FX[:], p)
+		return err
+	}
+	for i, n := range regNames {
+		if n == name {
+			c.Regs[i], err = strconv.ParseUint(value, 0, 64)
+			return err
+		}
+	}
+	return fmt.Errorf("no %q", name)
+}

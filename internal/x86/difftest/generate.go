@@ -1,0 +1,366 @@
+package difftest
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+
+	"vitrine.dev/vitrine/internal/x86/decode"
+)
+
+// features is what is generated: all that interp offers. Bytes that mean something else to a decoder that knows more are left out.
+const features = decode.AllFeatures &^ (decode.FeatureBMI1 | decode.FeatureLZCNT | decode.FeatureADX | decode.FeatureVMX | decode.FeatureSVM |
+	decode.FeatureMONITOR | decode.FeaturePKU | decode.FeatureXSAVES)
+
+// A form is an instruction to make variants of: prefix, opcode, and what of its ModRM byte is fixed.
+type form struct {
+	pfx    uint8 // 0, 66, F3, F2
+	opmap  uint8
+	opcode uint8
+	w      bool
+	mem    bool  // a memory operand
+	modrm  int16 // bits that are fixed, or -1 for no ModRM byte
+	mask   uint8 // which bits those are
+	in     decode.Inst
+}
+
+// forms are all user-mode instructions, by class.
+var forms = enumerate()
+
+// classes weigh what is generated: of what makes a program's sense, integer instructions most.
+var classes = []struct {
+	weight int
+	has    func(*decode.Inst) bool
+}{
+	{50, func(in *decode.Inst) bool { return in.Flags&decode.Vec == 0 }},
+	{15, func(in *decode.Inst) bool { return in.Flags&decode.X87 != 0 }},
+	{8, func(in *decode.Inst) bool { return in.Flags&decode.MMXUnit != 0 }},
+	{27, func(in *decode.Inst) bool {
+		return in.Flags&(decode.X87|decode.MMXUnit) == 0 && in.Flags&decode.Vec != 0
+	}},
+}
+
+// enumerate asks the decoder for every opcode with every prefix and ModRM byte, and keeps one of each kind.
+func enumerate() [][]form {
+	type kind struct {
+		op       decode.Op
+		opmap    uint8
+		opcode   uint8
+		pfx      uint8
+		w, mem   bool
+		reg      uint8
+		flags    decode.Flags
+		args     [4]decode.Kind
+		imm, sti uint8
+	}
+	out := make([][]form, len(classes))
+	seen := map[kind]bool{}
+	for i := range 4 * 256 * 4 * 2 * 256 {
+		f := form{modrm: int16(i & 0xFF), w: i>>8&1 != 0, pfx: [4]uint8{0, 0x66, 0xF3, 0xF2}[i>>9&3], opcode: uint8(i >> 11), opmap: uint8(i >> 19)}
+		if f.modrm&0xC0 != 0xC0 && f.modrm&0xC7 != 0x04 { // of memory forms, one with a SIB byte
+			continue
+		}
+		code := f.bytes(uint8(f.modrm), 0x25)
+		in, err := decode.Decode(append(code, make([]byte, 12)...), decode.Mode64, features)
+		if err != nil || !wanted(&in) || in.Opcode != f.opcode || in.Map != f.opmap {
+			continue
+		}
+		f.in, f.mem = in, f.modrm < 0xC0 && in.Flags&decode.HasModRM != 0
+		k := kind{op: in.Op, opmap: f.opmap, opcode: f.opcode, pfx: f.pfx, w: f.w, mem: f.mem, flags: in.Flags}
+		group := f.group(&in)
+		switch {
+		case in.Flags&decode.HasModRM == 0:
+			f.modrm = -1
+		case in.Flags&decode.X87 != 0 && !f.mem:
+			f.mask, k.reg, k.sti = 0xFF, uint8(f.modrm>>3&7), uint8(f.modrm&7)
+		case group:
+			f.mask, k.reg = 0x38, uint8(f.modrm>>3&7)
+			if in.NArgs == 0 {
+				f.mask = 0x3F
+			}
+		}
+		for j, a := range in.Args {
+			k.args[j] = a.Kind
+			if a.Kind == decode.High {
+				k.args[j] = decode.GPR
+			}
+		}
+		if seen[k] {
+			continue
+		}
+		if f.pfx == 0xF2 || f.pfx == 0xF3 { // of no meaning to most
+			plain := f
+			plain.pfx = 0
+			other, err := decode.Decode(append(plain.bytes(uint8(f.modrm), 0x25), make([]byte, 12)...), decode.Mode64, features)
+			if err == nil && other.Op == in.Op && other.Args == in.Args {
+				continue
+			}
+		}
+		seen[k] = true
+		for j, c := range classes {
+			if c.has(&in) {
+				out[j] = append(out[j], f)
+			}
+		}
+	}
+	return out
+}
+
+// group tells whether the reg field of in is a part of the opcode: another decodes to something else, or no operand comes from it.
+func (f *form) group(in *decode.Inst) bool {
+	for reg := range uint8(8) {
+		code := f.bytes(uint8(f.modrm)&0xC7|reg<<3, 0x25)
+		other, err := decode.Decode(append(code, make([]byte, 12)...), decode.Mode64, features)
+		if err != nil || other.Op != in.Op || other.NArgs != in.NArgs {
+			return true
+		}
+	}
+	return false
+}
+
+// bytes are the instruction without displacement and immediate.
+func (f *form) bytes(modrm, sib uint8) []byte {
+	var b []byte
+	if f.pfx != 0 {
+		b = append(b, f.pfx)
+	}
+	if f.w {
+		b = append(b, 0x48)
+	}
+	b = append(b, [4][]byte{nil, {0x0F}, {0x0F, 0x38}, {0x0F, 0x3A}}[f.opmap]...)
+	b = append(b, f.opcode, modrm)
+	if modrm < 0xC0 && modrm&7 == 4 {
+		b = append(b, sib)
+	}
+	return b
+}
+
+// unwanted operations ask the machine, the kernel or the clock something, or have results that depend on more than a case has.
+var unwanted = []decode.Op{
+	decode.SYSCALL, decode.SYSENTER, decode.CPUID, decode.RDTSC, decode.RDTSCP, decode.RDPMC, decode.RDRAND, decode.RDSEED, decode.RDPID, decode.XGETBV,
+	decode.SGDT, decode.SIDT, decode.SLDT, decode.STR, decode.SMSW, decode.LAR, decode.LSL, decode.VERR, decode.VERW,
+	decode.LSS, decode.LFS, decode.LGS, decode.IRET, decode.RETF, decode.CALLF, decode.JMPF,
+	decode.XSAVE, decode.XRSTOR, decode.XSAVEC, decode.XSAVEOPT, decode.FXSAVE, decode.FXRSTOR, decode.FNSTENV, decode.FNSAVE, decode.FLDENV, decode.FRSTOR,
+	decode.INT, decode.INT1, decode.VMCALL, decode.VMMCALL, decode.POPF, decode.UD0, decode.UD1,
+}
+
+// wanted tells whether in is user code that both worlds must agree on.
+func wanted(in *decode.Inst) bool {
+	if slices.Contains(unwanted, in.Op) || in.Op == decode.FNSETPM {
+		return false
+	}
+	for i, a := range in.Args[:in.NArgs] {
+		if a.Kind == decode.SReg && (i == 0 && in.Op != decode.PUSH) {
+			return false // a load of a segment register asks for the machine's descriptors
+		}
+	}
+	return true
+}
+
+// A generator makes cases.
+type generator struct {
+	rng  *rand.Rand
+	code []byte
+	ends []int // offsets of instructions' ends, and so of the next
+	base uint64
+}
+
+// Generate makes a case of at most n instructions.
+func Generate(rng *rand.Rand, n int) *Case {
+	c := new(Case)
+	c.randomState(rng)
+	c.Regs[regRIP] = codeVA + uint64(rng.IntN(pageSize-20*n-64))
+	g := generator{rng: rng, base: c.Regs[regRIP]}
+	var undefined uint64
+	type branch struct{ at, size, insn int }
+	var branches []branch
+	for len(g.ends) < n {
+		in, b := g.instruction()
+		if undefined != 0 && readsFlags(&in, undefined) {
+			g.emit([]byte{0x38, 0xC0}) // CMP AL, AL defines all
+			undefined = 0
+			continue
+		}
+		undefined = flagsAfter(&in, undefined)
+		if in.NArgs > 0 && in.Args[0].Kind == decode.Rel {
+			size := 1
+			if in.Opcode&0xF0 == 0x80 || in.Opcode == 0xE8 || in.Opcode == 0xE9 {
+				size = 4
+			}
+			branches = append(branches, branch{len(g.code) + len(b) - size, size, len(g.ends)})
+		}
+		g.emit(b)
+	}
+	g.code = append(g.code, 0xCC)
+	for _, br := range branches {
+		next := g.ends[br.insn]
+		to := g.ends[br.insn+rng.IntN(len(g.ends)-br.insn)] - next
+		if br.size == 1 {
+			if to > 127 {
+				to = 0
+			}
+			g.code[br.at] = uint8(to)
+		} else {
+			binary.LittleEndian.PutUint32(g.code[br.at:], uint32(to))
+		}
+	}
+	c.Code = g.code
+	return c
+}
+
+func (g *generator) emit(b []byte) {
+	g.code = append(g.code, b...)
+	g.ends = append(g.ends, len(g.code))
+}
+
+// instruction makes one that both worlds read alike.
+func (g *generator) instruction() (decode.Inst, []byte) {
+	for {
+		b := g.variant(g.pick())
+		in, err := decode.Decode(b, decode.Mode64, features)
+		if err != nil || int(in.Len) != len(b) || !wanted(&in) {
+			continue
+		}
+		if g.rng.IntN(100) < boring(&in) {
+			continue
+		}
+		more, err := decode.Decode(b, decode.Mode64, decode.AllFeatures)
+		if err != nil || more.Op != in.Op {
+			continue
+		}
+		// Processors take REP on LOOPE and LOOPNE for another way to say which of the two; the SDM has nothing of it.
+		if (in.Op == decode.LOOPE || in.Op == decode.LOOPNE) && in.Prefix&(decode.RepE|decode.RepNE) != 0 {
+			continue
+		}
+		// SHLD and SHRD of 16 bits by more than 16 are undefined.
+		if (in.Op == decode.SHLD || in.Op == decode.SHRD) && in.Size == 2 && (in.Args[2].Kind != decode.Imm || in.Imm&31 > 16) {
+			continue
+		}
+		// PREFETCH of a register is #UD on AMD's processors and a NOP on Intel's.
+		if in.Op == decode.PREFETCH && in.Args[0].Kind != decode.Mem || in.Op == decode.PREFETCH && in.ModRM >= 0xC0 {
+			continue
+		}
+		// A CMPXCHG of 32 bits that fails extends its register destination by zeros in the SDM, and not on AMD's processors.
+		if in.Op == decode.CMPXCHG && in.Size == 4 && in.Args[0].Kind == decode.GPR {
+			continue
+		}
+		// AMD's processors cut near branches with a 66 prefix to 16 bits, Intel's and interp ignore it.
+		if in.Prefix&decode.OpSize != 0 && in.Flags&decode.Jump != 0 {
+			continue
+		}
+		return in, b
+	}
+}
+
+// boring is the percentage of in that is passed over: what ends a case, most of the time or always.
+func boring(in *decode.Inst) int {
+	switch {
+	case in.Flags&decode.Privileged != 0, in.Flags&decode.Jump != 0 && (in.NArgs == 0 || in.Args[0].Kind != decode.Rel):
+		return 98
+	}
+	switch in.Op {
+	case decode.IN, decode.OUT, decode.INS, decode.OUTS, decode.CLI, decode.STI, decode.CLAC, decode.STAC:
+		return 98
+	case decode.DIV, decode.IDIV, decode.WRFSBASE, decode.WRGSBASE, decode.POP, decode.ENTER, decode.LEAVE:
+		return 70
+	}
+	return 0
+}
+
+func (g *generator) pick() *form {
+	n := g.rng.IntN(100)
+	for i, c := range classes {
+		if n -= c.weight; n < 0 {
+			return &forms[i][g.rng.IntN(len(forms[i]))]
+		}
+	}
+	panic("BUG: the classes' weights are not 100")
+}
+
+// address is one for f: mostly aligned where it must be.
+func (g *generator) address(f *form) uint64 {
+	a := dataAddress(g.rng)
+	if f.in.Flags&decode.Aligned != 0 && g.rng.IntN(20) != 0 {
+		a &^= 15
+	}
+	return a
+}
+
+// variant makes bytes of f with random registers, addresses, immediates and harmless prefixes.
+func (g *generator) variant(f *form) []byte {
+	rng := g.rng
+	var b []byte
+	if rng.IntN(20) == 0 {
+		b = append(b, [...]byte{0x64, 0x65, 0x67, 0x66, 0x2E, 0x36, 0xF2, 0xF3}[rng.IntN(8)])
+	}
+	if f.in.Flags&decode.Lockable != 0 && f.mem && rng.IntN(4) == 0 {
+		b = append(b, 0xF0)
+	}
+	if f.in.Flags&decode.String != 0 && f.pfx == 0 && rng.IntN(2) == 0 {
+		b = append(b, 0xF2+uint8(rng.IntN(2)))
+	}
+	if f.pfx != 0 {
+		b = append(b, f.pfx)
+	}
+	rex := uint8(0)
+	if f.w {
+		rex = 0x48
+	}
+	if rng.IntN(3) == 0 {
+		rex |= 0x40 | uint8(rng.IntN(8))
+	}
+	modrm := uint8(rng.Uint32())
+	if f.modrm >= 0 {
+		modrm = modrm&^f.mask | uint8(f.modrm)&f.mask | 0xC0
+	}
+	var tail []byte
+	le := binary.LittleEndian
+	if f.mem {
+		switch rng.IntN(20) {
+		default: // an absolute address
+			modrm, rex = modrm&0x38|4, rex&^3
+			tail = le.AppendUint32([]byte{0x25}, uint32(g.address(f)))
+		case 0, 1, 2: // relative to RIP: put right below
+			modrm = modrm&0x38 | 5
+			tail = le.AppendUint32(nil, uint32(g.address(f)-g.base)-uint32(len(g.code)))
+		case 3, 4, 5, 6: // from a register that began as a pointer
+			r := pointers[rng.IntN(len(pointers))]
+			modrm, rex = modrm&0x38|0x40|uint8(r&7), rex&^1
+			if r >= 8 {
+				rex |= 0x41
+			}
+			tail = []byte{uint8(rng.Uint32()) & 0xF0}
+			if rng.IntN(3) == 0 {
+				tail[0] = uint8(rng.Uint32())
+			}
+			if r&7 == 4 {
+				tail = append([]byte{0x24}, tail...)
+			}
+		case 7: // anything
+			modrm &= 0x3F | uint8(rng.IntN(3))<<6
+			tail = le.AppendUint64(nil, rng.Uint64())
+		}
+	}
+	if rex != 0 {
+		b = append(b, rex)
+	}
+	b = append(b, [4][]byte{nil, {0x0F}, {0x0F, 0x38}, {0x0F, 0x3A}}[f.opmap]...)
+	b = append(b, f.opcode)
+	if f.modrm >= 0 {
+		b = append(b, modrm)
+	}
+	b = append(b, tail...)
+	b = le.AppendUint64(b, interesting(rng)) // immediates
+	for n := range 16 {                      // as long as the decoder says
+		if n > len(b) {
+			break
+		}
+		if in, err := decode.Decode(b[:n], decode.Mode64, features); err == nil {
+			if in.Op == decode.MOV && in.Args[0].Kind|in.Args[1].Kind != 0 && f.opcode >= 0xA0 && f.opcode <= 0xA3 && f.opmap == 0 && n >= 9 {
+				le.PutUint64(b[n-8:], dataAddress(rng))
+			}
+			return b[:in.Len]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package difftest
+
+import (
+	"vitrine.dev/vitrine/internal/x86"
+	"vitrine.dev/vitrine/internal/x86/decode"
+)
+
+// A tolerance is what is not compared at the end of a case, where processors differ among themselves and interp follows another than this one.
+type tolerance struct {
+	all   bool
+	x87   bool // x87 and MMX registers
+	mxcsr bool
+}
+
+func tolerated(c *Case, want, got *Outcome) (t tolerance) {
+	in, ok := instructionAt(c, got.Regs[regRIP])
+	if !ok {
+		return t
+	}
+	pf, gp, ss, mf := uint8(x86.PFV), uint8(x86.GP), uint8(x86.SSV), uint8(x86.MF) // MF also stands for XM
+	misaligned := in.Flags&decode.Aligned != 0 && got.Vector == gp
+	switch in.Op {
+	case decode.SHA1MSG1, decode.SHA1MSG2, decode.SHA1NEXTE, decode.SHA1RNDS4, decode.SHA256MSG1, decode.SHA256MSG2, decode.SHA256RNDS2:
+		t.all = misaligned // AMD's processors do not ask for alignment here
+		return t
+	case decode.LDMXCSR:
+		t.all = got.Vector == gp // AMD has a bit 17, MM
+		return t
+	}
+	if want.Regs[regRIP] != got.Regs[regRIP] {
+		return t
+	}
+	switch {
+	case misaligned && want.Vector == pf:
+		// AMD's processors translate an operand that is not aligned before they find that out; interp finds it out first.
+		t.all = true
+	case in.Flags&decode.Aligned != 0 && got.Vector == ss && want.Vector == gp:
+		t.all = true // and they find it out before they look whether a reference to the stack is canonical
+	case in.Op == decode.CALL && got.Vector == gp && want.Vector == pf:
+		t.all = true // AMD's processors push before they look whether the target is canonical
+	case in.Op == decode.MASKMOVQ && want.Vector == got.Vector:
+		t.x87 = true // AMD's processors have switched to MMX when the store faults
+	case in.Flags&decode.MMXUnit != 0 && in.Flags&decode.SSE != 0 && want.Vector == mf:
+		t.x87 = true // likewise when a conversion raises #XM
+	case (in.Op == decode.DPPS || in.Op == decode.DPPD) && want.Vector == mf:
+		t.mxcsr = true // the products' exceptions come before there are sums
+	}
+	return t
+}
+
+// instructionAt decodes the instruction of c at rip.
+func instructionAt(c *Case, rip uint64) (decode.Inst, bool) {
+	off := rip - c.Regs[regRIP]
+	if off >= uint64(len(c.Code)) {
+		return decode.Inst{}, false
+	}
+	in, err := decode.Decode(c.Code[off:], decode.Mode64, features)
+	return in, err == nil
+}
