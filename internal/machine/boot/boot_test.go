@@ -318,6 +318,7 @@ func TestBadKernelsGetOneClearLine(t *testing.T) {
 		{"a 32-bit ELF", makeELF32(0x100000, 0x100000, []byte("x"), 1), Config{}, "32-bit ELF"},
 		{"a truncated ELF", makeELF64(elfX86_64, 0, seg{kind: elfLoad, sizeOnlyHeader: 1 << 20}), Config{}, "truncated"},
 		{"an ELF too large", makeELF64(elfX86_64, 0x1000000, seg{kind: elfLoad, phys: 0x1000000, data: []byte("x"), memSize: 60 << 20}), Config{}, "no room"},
+		{"linked beyond all addresses", patched(makeBzImage([]byte("unknown")), hdrPreferred, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF), Config{}, "no room"},
 		{"an initrd too large", good, Config{Initrd: []*Image{big}}, "the initrd is 65 MiB, guest memory 64 MiB: use --memory 256M"},
 		{"a kernel and an initrd too large", good, Config{Initrd: []*Image{Bytes("i", make([]byte, 48<<20))}}, "use --memory 128M"},
 		{"a long command line", good, Config{CommandLine: strings.Repeat("x", 2048)}, "2048 bytes, this kernel takes 2047"},
@@ -329,6 +330,14 @@ func TestBadKernelsGetOneClearLine(t *testing.T) {
 		s, _, err := Load(newRAM(t, 64<<20), c.config)
 		if s != nil || err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v; want %q", c.what, err, c.want)
+		}
+	}
+}
+
+func TestSuggestedMemoryIsBounded(t *testing.T) {
+	for n, want := range map[uint64]string{1: "64M", 65 << 20: "128M", 1 << 30: "1G", 1<<30 + 1: "2G", 1<<64 - 1: "1073741824G"} {
+		if got := enough(n); got != want {
+			t.Errorf("enough(%#x) = %s, want %s", n, got, want)
 		}
 	}
 }

@@ -174,6 +174,9 @@ func (l *loader) option(name string) bool {
 // (arch/x86/boot/compressed/kaslr.c): any aligned place in RAM that is free, none below where the kernel is linked.
 // mem= and memmap= make parts of RAM unusable that are not known here, so with them it goes to the lowest.
 func (l *loader) choosePhysical(base, size uint64, h *setup, initrd span, random bool) (uint64, error) {
+	if base >= 1<<52 { // no physical address; nothing below wraps around then
+		return 0, noRoom(base, size, l.ram)
+	}
 	align := h.align
 	if !h.relocatable {
 		if !free(l.ram, span{base, size}, initrd) {
@@ -299,7 +302,7 @@ func (l *loader) placeInitrd(h *setup, kernel uint64) (span, error) {
 // enough is the power of two that holds n bytes, as --memory takes it.
 func enough(n uint64) string {
 	m := uint64(64)
-	for m<<20 < n {
+	for m < 1<<40 && m<<20 < n {
 		m *= 2
 	}
 	if m >= 1024 {
