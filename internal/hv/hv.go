@@ -18,8 +18,6 @@ const (
 	Shutdown               // a triple fault
 )
 
-//go:generate go tool stringer -type=Exit
-
 // A Backend makes virtual machines of one kind.
 type Backend interface {
 	// Name is the accelerator's: "kvm" or "soft".

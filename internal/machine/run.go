@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"sync"
 
-	"vitrine.dev/vitrine/internal/guest"
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/x86"
 )
@@ -209,7 +208,7 @@ func (m *Machine) Counters(i int, fn func(name string, value uint64)) {
 // Registers fills regs with the registers of CPU i: of a running CPU as it is when asked, of a halted one as it sleeps.
 func (m *Machine) Registers(i int, regs *x86.Regs) error {
 	if i < 0 || i >= len(m.cpus) {
-		return guest.ErrNoRegisters
+		return fmt.Errorf("machine: there is no CPU %d", i)
 	}
 	return m.cpus[i].registers(regs)
 }
