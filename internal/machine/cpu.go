@@ -84,37 +84,30 @@ func (c *cpu) loop() error {
 // events does what INIT and SIPI ask for, and tells whether the processor runs.
 func (c *cpu) events() (runs bool, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.init {
-		c.init = false
-		if c.id == 0 {
-			// The boot CPU would go to the reset vector, where this board has no firmware.
-			c.m.run.end(Exit{Reason: Reset})
-			return false, nil
-		}
-		s, err := c.initState()
-		if err != nil {
-			return false, err
-		}
+	init, sipi, vector := c.init, c.sipi, c.vector
+	c.init, c.sipi = false, false
+	c.waiting = (c.waiting || init) && !sipi
+	waiting := c.waiting
+	c.mu.Unlock()
+	if !init && !sipi {
+		return !waiting, nil
+	}
+	if c.id == 0 {
+		// The boot CPU would go to the reset vector, where this board has no firmware.
+		c.m.run.end(Exit{Reason: Reset})
+		return false, nil
+	}
+	s, err := c.initState()
+	if err != nil {
+		return false, err
+	}
+	if waiting {
 		s.MP = x86.WaitForSIPI
-		if err := c.vcpu.SetState(s); err != nil {
-			return false, err
-		}
-		c.waiting = true
-	}
-	if c.sipi {
-		c.sipi, c.waiting = false, false
-		s, err := c.initState()
-		if err != nil {
-			return false, err
-		}
+	} else {
 		s.RIP = 0
-		s.Seg[x86.CS].Selector, s.Seg[x86.CS].Base = uint16(c.vector)<<8, uint64(c.vector)<<12
-		if err := c.vcpu.SetState(s); err != nil {
-			return false, err
-		}
+		s.Seg[x86.CS].Selector, s.Seg[x86.CS].Base = uint16(vector)<<8, uint64(vector)<<12
 	}
-	return !c.waiting, nil
+	return !waiting, c.vcpu.SetState(s)
 }
 
 // initState is the processor's state after INIT (SDM vol. 3A table 9-1): FPU, most MSRs and the TSC stay.

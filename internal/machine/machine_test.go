@@ -309,7 +309,6 @@ func TestPausedMachineStandsStill(t *testing.T) {
 func TestSerialPortCarriesBytesBothWays(t *testing.T) {
 	var out bytes.Buffer
 	m, _ := build(t, 1, func(c *Config) { c.Serial[0] = Serial{In: strings.NewReader("yes\n"), Out: &out} }, func(c *fakeCPU) hv.Exit {
-		c.out(layout.COM1+2, 1)
 		var p [1]byte
 		if c.ReadPort(layout.COM1+5, p[:]); p[0]&1 == 0 {
 			return hv.Kicked
