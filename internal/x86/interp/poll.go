@@ -15,6 +15,7 @@ const (
 	pollSample               // somebody wants the registers
 	pollHalt                 // HLT
 	pollShutdown             // triple fault
+	pollFlush                // decoded code is to be dropped
 )
 
 // pollEvents sees to all reasons in c.poll. It tells whether Run returns, and with what.
@@ -22,6 +23,10 @@ func (c *CPU) pollEvents() (exit hv.Exit, leave bool) {
 	p := c.poll.Load()
 	if p&pollMail != 0 {
 		c.readMail()
+	}
+	if c.poll.Load()&pollFlush != 0 {
+		c.poll.And(^uint32(pollFlush))
+		c.flushCode()
 	}
 	if p&pollSample != 0 {
 		c.answerSample()

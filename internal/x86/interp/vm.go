@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
@@ -47,8 +48,12 @@ func (vm *VM) Retrack(a mem.Addr) {
 		waits = append(waits, c.mail.post(c, message{a: a &^ (mem.PageSize - 1)}))
 	}
 	for i, c := range vm.cpus {
-		for c.mail.running.Load() && int64(c.mail.done.Load()-waits[i]) < 0 {
-			runtime.Gosched()
+		for n := 0; c.mail.running.Load() && int64(c.mail.done.Load()-waits[i]) < 0; n++ {
+			if n < 100 {
+				runtime.Gosched()
+			} else {
+				time.Sleep(20 * time.Microsecond) // its thread may wait for ours to leave the processor
+			}
 		}
 	}
 }
@@ -68,13 +73,21 @@ type mailbox struct {
 
 	mu     sync.Mutex
 	queue  []message
+	all    bool   // there were more than fit: everything may have changed
 	posted uint64 // ever
 }
+
+// maxMail bounds the queue of a CPU that does not look for long.
+const maxMail = 4096
 
 // post leaves m and returns the value of done that says it was dealt with.
 func (b *mailbox) post(c *CPU, m message) uint64 {
 	b.mu.Lock()
-	b.queue = append(b.queue, m)
+	if len(b.queue) < maxMail {
+		b.queue = append(b.queue, m)
+	} else {
+		b.all = true
+	}
 	b.posted++
 	n := b.posted
 	b.mu.Unlock()
@@ -105,9 +118,18 @@ func (c *CPU) readMail() {
 	c.poll.And(^uint32(pollMail))
 	b := &c.mail
 	b.mu.Lock()
-	q, n := b.queue, b.posted
-	b.queue = nil
+	q, n, all := b.queue, b.posted, b.all
+	b.queue, b.all = nil, false
 	b.mu.Unlock()
+	if all {
+		for _, sp := range c.tlbs.all {
+			for i := range sp.banks {
+				sp.banks[i].flush(true)
+			}
+		}
+		c.poll.Or(pollFlush) // not here: a block may be in the making
+		q = nil
+	}
 	for _, m := range q {
 		if m.code {
 			c.codes.written(m.a, m.n)
