@@ -178,8 +178,10 @@ func (bd *builder) finish(off uint16, second *codePage) *block {
 		b.last = op{ip: off, next: off, mseg: 0xFF}
 	}
 	bd.dropFlags()
-	b.ops = make([]op, len(bd.ops))
+	// One more than there are: runBlocks steps behind the last one before it looks at the count.
+	b.ops = make([]op, len(bd.ops), len(bd.ops)+1)
 	copy(b.ops, bd.ops)
+	b.head, b.nops = &b.ops[:1][0], uint32(len(b.ops))
 	bd.c.codes.insert(b, second)
 	bd.c.stats.blocks++
 	return b

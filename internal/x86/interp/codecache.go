@@ -12,6 +12,8 @@ import (
 // A block is a run of instructions of one physical page that is entered at its start only.
 type block struct {
 	term terminator
+	head *op // the first of ops
+	nops uint32
 	ops  []op
 	last op        // what term executes, if it executes an instruction
 	link [2]*block // where execution goes next, inside of this page: 0 not taken or straight on, 1 taken

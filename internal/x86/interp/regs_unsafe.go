@@ -1,6 +1,7 @@
 package interp
 
-// The invariant of this file: gpr is CPU's first field and 256 bytes long, so that a byte offset below 249 names eight bytes of it.
+// The invariants of this file: gpr is CPU's first field and 256 bytes long, so that a byte offset below 249 names eight bytes of it;
+// an op is part of an array in which another follows.
 
 import (
 	"unsafe"
@@ -56,3 +57,6 @@ const (
 	offRCX = x86.RCX * 8
 	offRDX = x86.RDX * 8
 )
+
+// after is the op behind o.
+func (o *op) after() *op { return (*op)(unsafe.Add(unsafe.Pointer(o), unsafe.Sizeof(*o))) }

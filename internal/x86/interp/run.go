@@ -42,14 +42,14 @@ func (c *CPU) Run() hv.Exit {
 func (c *CPU) runBlocks(b *block) {
 	for {
 		base := c.gpr[regBase]
-		ops := b.ops
-		for i := range ops {
-			o := &ops[i]
+		o := b.head
+		for k := b.nops; k != 0; k-- {
 			if !o.fn(c, o) {
-				c.stats.insns += uint64(i)
+				c.stats.insns += uint64(b.nops - k)
 				c.left(o)
 				return
 			}
+			o = o.after()
 		}
 		c.stats.insns += uint64(b.n)
 		nb := b.term(c, b)
