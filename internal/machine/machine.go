@@ -165,7 +165,7 @@ func (m *Machine) Attach(f pci.Function) error {
 func (m *Machine) PressPowerButton() { m.pm.PressPowerButton() }
 
 // Close ends all devices and frees what the machine holds, but not the RAM. Run has returned, or was not called.
-// Serial output that was written by the guest is with its writer afterwards.
+// Serial output that was written by the guest is with its writer afterwards, unless that is stuck.
 func (m *Machine) Close() error {
 	var errs []error
 	if m.pci != nil {

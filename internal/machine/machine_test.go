@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/gob"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -323,6 +324,21 @@ func TestSerialPortCarriesBytesBothWays(t *testing.T) {
 	run(t, m)
 	if out.String() != "yes\n" {
 		t.Errorf("got %q", out.String())
+	}
+}
+
+func TestStopEndsAMachineWhoseConsoleIsStuck(t *testing.T) {
+	r, w := io.Pipe() // nobody reads until the test ends
+	t.Cleanup(func() { r.Close() })
+	m, _ := build(t, 1, func(c *Config) { c.Serial[0].Out = w }, func(c *fakeCPU) hv.Exit {
+		c.out(layout.COM1, 'x')
+		c.powerOff()
+		return hv.Kicked
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-m.Done(); cancel() }()
+	if e, err := m.Run(ctx, &x86.State{}); e.Reason != PowerOff || err != nil {
+		t.Errorf("%v, %v", e.Reason, err)
 	}
 }
 

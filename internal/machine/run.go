@@ -131,14 +131,24 @@ func (m *Machine) Run(ctx context.Context, boot *x86.State) (Exit, error) {
 		})
 	}
 	wg.Wait()
-	m.flush()
+	if r.exit.Reason != Stopped {
+		m.flush(ctx)
+	}
 	return r.exit, errors.Join(errs...)
 }
 
-// flush waits until the guest's last words on the serial ports are with their writers.
-func (m *Machine) flush() {
-	for _, u := range m.uarts {
-		u.Flush()
+// flush waits until the guest's last words on the serial ports are with their writers, or ctx is done: a writer may be stuck.
+func (m *Machine) flush(ctx context.Context) {
+	written := make(chan struct{})
+	go func() {
+		for _, u := range m.uarts {
+			u.Flush()
+		}
+		close(written)
+	}()
+	select {
+	case <-written:
+	case <-ctx.Done():
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"vitrine.dev/vitrine/internal/machine/bus"
 )
@@ -114,14 +115,18 @@ func (u *UART) Flush() {
 	}
 }
 
-// Close writes what output there is and ends the goroutine. Feed returns at its next byte.
+// Close writes what output there is and ends the goroutine; one that its writer does not let go within a second is left behind.
+// Feed returns at its next byte.
 func (u *UART) Close() {
 	u.mu.Lock()
 	u.closed = true
 	u.work.Broadcast()
 	u.room.Broadcast()
 	u.mu.Unlock()
-	<-u.done
+	select {
+	case <-u.done:
+	case <-time.After(time.Second):
+	}
 }
 
 // Feed copies r to the guest until r ends or the UART is closed. It waits for the guest to take what it has.
