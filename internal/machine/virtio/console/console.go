@@ -54,7 +54,8 @@ type Device struct {
 
 // New makes a console with a terminal as port 0, and the ports that more names. Without any it does not offer MULTIPORT, so that
 // the size is told by the configuration; with them it is a control message, whose order of columns and rows Linux
-// had against the specification until 5326ab737a47 (v6.15).
+// had against the specification until 5326ab737a47 (v6.15). Without MULTIPORT, Linux drops what is written to port 0
+// before its driver has listed the port (drivers/char/virtio_console.c, in_intr); with it, the guest says when it is ready.
 func New(more ...PortConfig) *Device {
 	if len(more) >= maxPorts {
 		panic(fmt.Sprintf("BUG: console: %d ports", len(more)+1))
