@@ -31,6 +31,7 @@ type effect uint8
 const (
 	readsFlags effect = 1 << iota
 	setsFlags         // all six
+	setsSome          // some of them, the others stay
 	stops             // may fault or leave the block, so that the flags before it can be seen
 )
 
@@ -197,6 +198,9 @@ func (bd *builder) dropFlags() {
 				bd.ops[i].fn = bd.alt[i]
 			}
 			live = false
+		}
+		if e&setsSome != 0 && !live && bd.alt[i] != nil {
+			bd.ops[i].fn = bd.alt[i]
 		}
 		if e&(readsFlags|stops) != 0 {
 			live = true

@@ -301,6 +301,9 @@ func bindCMOV(bd *builder, in *decode.Inst, o *op) handler {
 	}
 	bd.does = readsFlags
 	o.src = reg(s)
+	if d.Size >= 4 {
+		return cmov_rr[o.aux][sizeIndex(d.Size)-2]
+	}
 	return func(c *CPU, o *op) bool {
 		c.cmov(o, *c.r64(o.src))
 		return true
@@ -330,10 +333,7 @@ func bindSETCC(bd *builder, in *decode.Inst, o *op) handler {
 	}
 	bd.does = readsFlags
 	o.dst = reg(in.Args[0])
-	return func(c *CPU, o *op) bool {
-		c.w8(o.dst, c.condByte(o.aux))
-		return true
-	}
+	return setcc_[o.aux]
 }
 
 func (c *CPU) condByte(cc uint8) uint8 {

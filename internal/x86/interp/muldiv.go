@@ -124,10 +124,20 @@ func bindIMUL(bd *builder, in *decode.Inst, o *op) handler {
 		o.imm = uint64(in.Imm)
 	}
 	bd.source(s, o)
-	if s.Kind != decode.Mem {
-		bd.does = readsFlags
-	}
 	o.size, o.dst = in.Args[0].Size, reg(in.Args[0])
+	if z := sizeIndex(o.size) - 2; z >= 0 {
+		switch {
+		case s.Kind != decode.Mem && constant:
+			bd.clean(true, imul_rriq[z])
+			return imul_rri[z]
+		case s.Kind != decode.Mem:
+			bd.clean(true, imul_rrq[z])
+			return imul_rr[z]
+		case !constant:
+			bd.does = setsFlags | stops
+			return imul_rm[z]
+		}
+	}
 	if constant {
 		return imul3
 	}

@@ -5,8 +5,12 @@ import (
 	"vitrine.dev/vitrine/internal/x86/decode"
 )
 
-// bindShift binds shifts and rotates. quick is the row in the generated tables of shifts by a constant, or -1.
-func bindShift(f func(c *CPU, a, n, size uint64) uint64, quick int) binder {
+// A shiftFunc computes a shift or rotate of any size, with its flags.
+type shiftFunc func(c *CPU, a, n, size uint64) uint64
+
+// bindShift binds shifts and rotates. quick is the row in the generated tables of shifts by a constant, or -1; turn holds the generated
+// handlers of a rotate by a constant, and those that leave the flags out, or nil.
+func bindShift(f shiftFunc, quick int, turn *[2][2]handler) binder {
 	return func(bd *builder, in *decode.Inst, o *op) handler {
 		d, s := in.Args[0], in.Args[1]
 		o.size = d.Size
@@ -37,6 +41,10 @@ func bindShift(f func(c *CPU, a, n, size uint64) uint64, quick int) binder {
 			return shift_ri[quick][z]
 		}
 		bd.does = readsFlags
+		if turn != nil && o.imm > 0 && d.Size >= 4 {
+			bd.does, bd.quiet = setsSome, turn[1][sizeIndex(d.Size)-2]
+			return turn[0][sizeIndex(d.Size)-2]
+		}
 		return func(c *CPU, o *op) bool {
 			size := uint64(o.size)
 			c.setLoc(o.dst, int(size), f(c, c.loc(o.dst, int(size)), o.imm, size))

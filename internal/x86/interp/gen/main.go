@@ -1,4 +1,4 @@
-// Command gen writes the handlers that exist once a size and form of operand: alu_gen.go, mov_gen.go and jcc_gen.go.
+// Command gen writes the handlers that exist once a size and form of operand: alu_gen.go, mov_gen.go, jcc_gen.go and cond_gen.go.
 // They are generated, not generic, because a generic function's value is called through a wrapper that costs as much as an ADD.
 package main
 
@@ -85,4 +85,5 @@ func main() {
 	alu()
 	mov()
 	jcc()
+	condGen()
 }
