@@ -1,6 +1,6 @@
 // Package difftest runs the same instructions on the real processor and on package interp, and compares all that a program can see.
 //
-// A case is a few instructions of 64-bit user code with the registers and memory they start from. The real processor runs it in a traced child
+// A case is a few instructions of 64- or 32-bit user code with the registers and memory they start from. The real processor runs it in a traced child
 // process (native.go), interp in a guest without a kernel (guest.go). Both have the same few pages at the same addresses; the instructions are made from
 // the decoder's tree (generate.go), so that an encoding in its table cannot be missed.
 package difftest
@@ -13,6 +13,8 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+
+	"vitrine.dev/vitrine/internal/x86/decode"
 )
 
 // Where the pages of a case are, in both worlds. Nothing else is mapped for user code.
@@ -46,6 +48,17 @@ type Case struct {
 	State
 	Seed uint64 // the data pages are made of it
 	Code []byte // at Regs[regRIP]; ends with INT3
+	Bits int    // size of code: 64, or 32 for compatibility mode
+}
+
+func (c *Case) mode() decode.Mode { return decode.Mode(c.Bits / 8) }
+
+// selectors are those of Linux for a program of this size: CS, and DS and ES.
+func (c *Case) selectors() (cs, ds uint64) {
+	if c.Bits == 32 {
+		return userCS32, userSS
+	}
+	return userCS, 0
 }
 
 // An Outcome is how a case ended.
@@ -74,7 +87,7 @@ func (c *Case) data() []byte {
 // String is the case as testdata keeps it: name and value a line.
 func (c *Case) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "code %x\nseed %d\n", c.Code, c.Seed)
+	fmt.Fprintf(&b, "bits %d\ncode %x\nseed %d\n", c.Bits, c.Code, c.Seed)
 	for i, v := range c.Regs {
 		fmt.Fprintf(&b, "%s %#x\n", regNames[i], v)
 	}
@@ -84,7 +97,7 @@ func (c *Case) String() string {
 
 // Parse reads what String writes. Empty lines and those that begin with # are skipped.
 func Parse(s string) (*Case, error) {
-	c := new(Case)
+	c := &Case{Bits: 64}
 	for i, line := range strings.Split(s, "\n") {
 		name, value, _ := strings.Cut(line, " ")
 		if name == "" || name[0] == '#' {
@@ -104,6 +117,11 @@ func (c *Case) set(name, value string) (err error) {
 	switch name {
 	case "code":
 		c.Code, err = hex.DecodeString(value)
+		return err
+	case "bits":
+		if c.Bits, err = strconv.Atoi(value); c.Bits != 32 && c.Bits != 64 {
+			return fmt.Errorf("code of %s bits", value)
+		}
 		return err
 	case "seed":
 		c.Seed, err = strconv.ParseUint(value, 10, 64)

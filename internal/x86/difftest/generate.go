@@ -24,8 +24,8 @@ type form struct {
 	in     decode.Inst
 }
 
-// forms are all user-mode instructions, by class.
-var forms = enumerate()
+// forms are all user-mode instructions, by size of code and class.
+var forms = map[decode.Mode][][]form{decode.Mode64: enumerate(decode.Mode64), decode.Mode32: enumerate(decode.Mode32)}
 
 // classes weigh what is generated: of what makes a program's sense, integer instructions most.
 var classes = []struct {
@@ -41,7 +41,7 @@ var classes = []struct {
 }
 
 // enumerate asks the decoder for every opcode with every prefix and ModRM byte, and keeps one of each kind.
-func enumerate() [][]form {
+func enumerate(mode decode.Mode) [][]form {
 	type kind struct {
 		op       decode.Op
 		opmap    uint8
@@ -57,17 +57,20 @@ func enumerate() [][]form {
 	seen := map[kind]bool{}
 	for i := range 4 * 256 * 4 * 2 * 256 {
 		f := form{modrm: int16(i & 0xFF), w: i>>8&1 != 0, pfx: [4]uint8{0, 0x66, 0xF3, 0xF2}[i>>9&3], opcode: uint8(i >> 11), opmap: uint8(i >> 19)}
+		if f.w && mode != decode.Mode64 {
+			continue
+		}
 		if f.modrm&0xC0 != 0xC0 && f.modrm&0xC7 != 0x04 { // of memory forms, one with a SIB byte
 			continue
 		}
 		code := f.bytes(uint8(f.modrm), 0x25)
-		in, err := decode.Decode(append(code, make([]byte, 12)...), decode.Mode64, features)
+		in, err := decode.Decode(append(code, make([]byte, 12)...), mode, features)
 		if err != nil || !wanted(&in) || in.Opcode != f.opcode || in.Map != f.opmap {
 			continue
 		}
 		f.in, f.mem = in, f.modrm < 0xC0 && in.Flags&decode.HasModRM != 0
 		k := kind{op: in.Op, opmap: f.opmap, opcode: f.opcode, pfx: f.pfx, w: f.w, mem: f.mem, flags: in.Flags}
-		group := f.group(&in)
+		group := f.group(mode, &in)
 		switch {
 		case in.Flags&decode.HasModRM == 0:
 			f.modrm = -1
@@ -91,7 +94,7 @@ func enumerate() [][]form {
 		if f.pfx == 0xF2 || f.pfx == 0xF3 { // of no meaning to most
 			plain := f
 			plain.pfx = 0
-			other, err := decode.Decode(append(plain.bytes(uint8(f.modrm), 0x25), make([]byte, 12)...), decode.Mode64, features)
+			other, err := decode.Decode(append(plain.bytes(uint8(f.modrm), 0x25), make([]byte, 12)...), mode, features)
 			if err == nil && other.Op == in.Op && other.Args == in.Args {
 				continue
 			}
@@ -107,10 +110,10 @@ func enumerate() [][]form {
 }
 
 // group tells whether the reg field of in is a part of the opcode: another decodes to something else, or no operand comes from it.
-func (f *form) group(in *decode.Inst) bool {
+func (f *form) group(mode decode.Mode, in *decode.Inst) bool {
 	for reg := range uint8(8) {
 		code := f.bytes(uint8(f.modrm)&0xC7|reg<<3, 0x25)
-		other, err := decode.Decode(append(code, make([]byte, 12)...), decode.Mode64, features)
+		other, err := decode.Decode(append(code, make([]byte, 12)...), mode, features)
 		if err != nil || other.Op != in.Op || other.NArgs != in.NArgs {
 			return true
 		}
@@ -139,7 +142,7 @@ func (f *form) bytes(modrm, sib uint8) []byte {
 var unwanted = []decode.Op{
 	decode.SYSCALL, decode.SYSENTER, decode.CPUID, decode.RDTSC, decode.RDTSCP, decode.RDPMC, decode.RDRAND, decode.RDSEED, decode.RDPID, decode.XGETBV,
 	decode.SGDT, decode.SIDT, decode.SLDT, decode.STR, decode.SMSW, decode.LAR, decode.LSL, decode.VERR, decode.VERW,
-	decode.LSS, decode.LFS, decode.LGS, decode.IRET, decode.RETF, decode.CALLF, decode.JMPF,
+	decode.LSS, decode.LFS, decode.LGS, decode.LDS, decode.LES, decode.IRET, decode.RETF, decode.CALLF, decode.JMPF,
 	decode.XSAVE, decode.XRSTOR, decode.XSAVEC, decode.XSAVEOPT, decode.FXSAVE, decode.FXRSTOR, decode.FNSTENV, decode.FNSAVE, decode.FLDENV, decode.FRSTOR,
 	decode.INT, decode.INT1, decode.VMCALL, decode.VMMCALL, decode.POPF, decode.UD0, decode.UD1,
 }
@@ -160,6 +163,7 @@ func wanted(in *decode.Inst) bool {
 // A generator makes cases.
 type generator struct {
 	rng  *rand.Rand
+	mode decode.Mode
 	code []byte
 	ends []int // offsets of instructions' ends, and so of the next
 	base uint64
@@ -167,10 +171,13 @@ type generator struct {
 
 // Generate makes a case of at most n instructions.
 func Generate(rng *rand.Rand, n int) *Case {
-	c := new(Case)
+	c := &Case{Bits: 64}
+	if rng.IntN(5) == 0 {
+		c.Bits = 32
+	}
 	c.randomState(rng)
 	c.Regs[regRIP] = codeVA + uint64(rng.IntN(pageSize-20*n-64))
-	g := generator{rng: rng, base: c.Regs[regRIP]}
+	g := generator{rng: rng, mode: c.mode(), base: c.Regs[regRIP]}
 	var undefined uint64
 	type branch struct{ at, size, insn int }
 	var branches []branch
@@ -217,14 +224,14 @@ func (g *generator) emit(b []byte) {
 func (g *generator) instruction() (decode.Inst, []byte) {
 	for {
 		b := g.variant(g.pick())
-		in, err := decode.Decode(b, decode.Mode64, features)
+		in, err := decode.Decode(b, g.mode, features)
 		if err != nil || int(in.Len) != len(b) || !wanted(&in) {
 			continue
 		}
 		if g.rng.IntN(100) < boring(&in) {
 			continue
 		}
-		more, err := decode.Decode(b, decode.Mode64, decode.AllFeatures)
+		more, err := decode.Decode(b, g.mode, decode.AllFeatures)
 		if err != nil || more.Op != in.Op {
 			continue
 		}
@@ -242,6 +249,11 @@ func (g *generator) instruction() (decode.Inst, []byte) {
 		}
 		// A CMPXCHG of 32 bits that fails extends its register destination by zeros in the SDM, and not on AMD's processors.
 		if in.Op == decode.CMPXCHG && in.Size == 4 && in.Args[0].Kind == decode.GPR {
+			continue
+		}
+		// MOVSXD of 16 bits reads 32 on AMD's processors. ARPL writes memory only where it must, and interp asks whether it could.
+		// SYSRET outside of 64-bit mode is #UD on Intel's processors, #GP for user code on AMD's.
+		if in.Op == decode.MOVSXD && in.Size == 2 || in.Op == decode.ARPL && in.Args[0].Kind == decode.Mem || in.Op == decode.SYSRET {
 			continue
 		}
 		// AMD's processors cut near branches with a 66 prefix to 16 bits, Intel's and interp ignore it.
@@ -271,7 +283,7 @@ func (g *generator) pick() *form {
 	n := g.rng.IntN(100)
 	for i, c := range classes {
 		if n -= c.weight; n < 0 {
-			return &forms[i][g.rng.IntN(len(forms[i]))]
+			return &forms[g.mode][i][g.rng.IntN(len(forms[g.mode][i]))]
 		}
 	}
 	panic("BUG: the classes' weights are not 100")
@@ -306,7 +318,7 @@ func (g *generator) variant(f *form) []byte {
 	if f.w {
 		rex = 0x48
 	}
-	if rng.IntN(3) == 0 {
+	if rng.IntN(3) == 0 && g.mode == decode.Mode64 {
 		rex |= 0x40 | uint8(rng.IntN(8))
 	}
 	modrm := uint8(rng.Uint32())
@@ -322,9 +334,15 @@ func (g *generator) variant(f *form) []byte {
 			tail = le.AppendUint32([]byte{0x25}, uint32(g.address(f)))
 		case 0, 1, 2: // relative to RIP: put right below
 			modrm = modrm&0x38 | 5
-			tail = le.AppendUint32(nil, uint32(g.address(f)-g.base)-uint32(len(g.code)))
+			tail = le.AppendUint32(nil, uint32(g.address(f)))
+			if g.mode == decode.Mode64 {
+				le.PutUint32(tail, le.Uint32(tail)-uint32(g.base)-uint32(len(g.code)))
+			}
 		case 3, 4, 5, 6: // from a register that began as a pointer
 			r := pointers[rng.IntN(len(pointers))]
+			if g.mode != decode.Mode64 {
+				r &= 7 // R8 and R13 are RAX and RBP: something else
+			}
 			modrm, rex = modrm&0x38|0x40|uint8(r&7), rex&^1
 			if r >= 8 {
 				rex |= 0x41
@@ -355,9 +373,10 @@ func (g *generator) variant(f *form) []byte {
 		if n > len(b) {
 			break
 		}
-		if in, err := decode.Decode(b[:n], decode.Mode64, features); err == nil {
-			if in.Op == decode.MOV && in.Args[0].Kind|in.Args[1].Kind != 0 && f.opcode >= 0xA0 && f.opcode <= 0xA3 && f.opmap == 0 && n >= 9 {
-				le.PutUint64(b[n-8:], dataAddress(rng))
+		if in, err := decode.Decode(b[:n], g.mode, features); err == nil {
+			if in.Op == decode.MOV && in.Args[0].Kind|in.Args[1].Kind != 0 && f.opcode >= 0xA0 && f.opcode <= 0xA3 && f.opmap == 0 && in.AddrSize >= 4 {
+				a := le.AppendUint64(nil, dataAddress(rng))
+				copy(b[n-int(in.AddrSize):n], a)
 			}
 			return b[:in.Len]
 		}

@@ -39,6 +39,7 @@ const (
 	atFS      = 0x140
 	atGS      = 0x148
 	atCR2     = 0x150
+	atDS      = 0x158
 	atFX      = 0x200
 	statePage = 0x400
 
@@ -82,7 +83,9 @@ func (g *Guest) Run(c *Case, out *Outcome) error {
 	for i, v := range c.Regs[:16] {
 		le.PutUint64(p[8*i:], v)
 	}
-	for i, v := range []uint64{c.Regs[regRIP], userCS, c.Regs[regFlags], c.Regs[x86.RSP], userSS} {
+	cs, ds := c.selectors()
+	le.PutUint64(p[atDS:], ds)
+	for i, v := range []uint64{c.Regs[regRIP], cs, c.Regs[regFlags], c.Regs[x86.RSP], userSS} {
 		le.PutUint64(p[atFrame+8*i:], v)
 	}
 	le.PutUint64(p[atFS:], c.Regs[regFS])
@@ -185,7 +188,7 @@ func (g *Guest) build() error {
 		g.ram.Store64(mem.Addr(t+0x7000+8*i), physMon+i*pageSize|rw)
 	}
 	const tables = physMon + 3*pageSize
-	for sel, d := range map[uint64]uint64{kernelCS: 0x00AF9B000000FFFF, userSS &^ 3: 0x00CFF3000000FFFF, userCS &^ 3: 0x00AFFB000000FFFF} {
+	for sel, d := range map[uint64]uint64{kernelCS: 0x00AF9B000000FFFF, userSS &^ 3: 0x00CFF3000000FFFF, userCS &^ 3: 0x00AFFB000000FFFF, userCS32 &^ 3: 0x00CFFB000000FFFF} {
 		g.ram.Store64(mem.Addr(tables+sel), d)
 	}
 	const tss = tablesVA + 0x200
@@ -218,6 +221,8 @@ func monitor() []byte {
 	const load, store = 0x8B, 0x89
 	b = append(b, 0x48, 0x0F, 0xAE, 0x0C) // FXRSTOR64
 	at(atFX)
+	move(load, 0, atDS)
+	b = append(b, 0x8E, 0xD8, 0x8E, 0xC0) // MOV DS, EAX; MOV ES, EAX
 	move(load, 0, atFS)
 	b = append(b, 0xF3, 0x48, 0x0F, 0xAE, 0xD0) // WRFSBASE RAX
 	move(load, 0, atGS)

@@ -143,10 +143,11 @@ func (n *Native) resume() (unix.Signal, error) {
 	return ws.StopSignal(), nil
 }
 
-// Selectors of 64-bit user code and its stack in Linux; guest.go has the same.
+// Selectors of user code and its stack in Linux; guest.go has the same.
 const (
-	userCS = 0x33
-	userSS = 0x2B
+	userCS   = 0x33
+	userCS32 = 0x23
+	userSS   = 0x2B
 )
 
 // Run runs c. A case that must be stopped from outside (Stop) is an error.
@@ -154,15 +155,23 @@ func (n *Native) Run(c *Case, out *Outcome) error {
 	copy(n.pages[c.Regs[regRIP]-codeVA:pageSize], c.Code)
 	copy(n.pages[pageSize:], c.data())
 	r := ptraceRegs(&c.Regs)
-	if err := unix.PtraceSetRegs(n.pid, &r); err != nil {
+	r.Cs, r.Ds = c.selectors()
+	r.Es = r.Ds
+	if err := setFX(n.pid, &c.FX); err != nil {
 		return err
 	}
-	if err := setFX(n.pid, &c.FX); err != nil {
+	if err := unix.PtraceSetRegs(n.pid, &r); err != nil {
 		return err
 	}
 	sig, err := n.resume()
 	if err != nil {
 		return err
+	}
+	if c.Bits == 32 {
+		// The kernel shows the registers of a child in 32-bit code as i386 has them: make it one in 64-bit code.
+		if _, err := unix.PtracePokeUser(n.pid, offsetCS, []byte{userCS, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			return err
+		}
 	}
 	if err := unix.PtraceGetRegs(n.pid, &r); err != nil {
 		return err
@@ -216,11 +225,14 @@ func vectorOf(sig unix.Signal, code int32) (uint8, error) {
 	return 0, fmt.Errorf("%w: signal %v, code %d", errStopped, sig, code)
 }
 
+// offsetCS is CS's place in struct user_regs_struct.
+const offsetCS = 17 * 8
+
 func ptraceRegs(g *[numRegs]uint64) unix.PtraceRegs {
 	return unix.PtraceRegs{
 		Rax: g[0], Rcx: g[1], Rdx: g[2], Rbx: g[3], Rsp: g[4], Rbp: g[5], Rsi: g[6], Rdi: g[7],
 		R8: g[8], R9: g[9], R10: g[10], R11: g[11], R12: g[12], R13: g[13], R14: g[14], R15: g[15],
-		Rip: g[regRIP], Eflags: g[regFlags], Fs_base: g[regFS], Gs_base: g[regGS], Orig_rax: ^uint64(0), Cs: userCS, Ss: userSS,
+		Rip: g[regRIP], Eflags: g[regFlags], Fs_base: g[regFS], Gs_base: g[regGS], Orig_rax: ^uint64(0), Ss: userSS,
 	}
 }
 

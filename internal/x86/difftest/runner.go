@@ -124,7 +124,7 @@ func (r *Runner) Random(rng *rand.Rand, n int, until func() bool, found func(*Mi
 func executed(c *Case, rip uint64) (n uint64) {
 	at := c.Regs[regRIP]
 	for code := c.Code; len(code) > 1 && at != rip; n++ {
-		in, err := decode.Decode(code, decode.Mode64, features)
+		in, err := decode.Decode(code, c.mode(), features)
 		if err != nil {
 			break
 		}
@@ -145,7 +145,7 @@ func (r *Runner) shrink(c *Case, d []string) *Mismatch {
 	for again := true; again; {
 		again = false
 		for at := 0; at < len(c.Code)-1; {
-			in, err := decode.Decode(c.Code[at:], decode.Mode64, features)
+			in, err := decode.Decode(c.Code[at:], c.mode(), features)
 			if err != nil {
 				break
 			}

@@ -31,6 +31,9 @@ var flagEffects = map[decode.Op]flagEffect{
 	decode.BT: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF}, decode.BTS: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF},
 	decode.BTR: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF}, decode.BTC: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF},
 	decode.BSF: {x86.ZF, x86.CF | x86.OF | x86.SF | x86.AF | x86.PF}, decode.BSR: {x86.ZF, x86.CF | x86.OF | x86.SF | x86.AF | x86.PF},
+	decode.DAA: {szp | x86.CF | af, x86.OF}, decode.DAS: {szp | x86.CF | af, x86.OF},
+	decode.AAA: {x86.CF | af, szp | x86.OF}, decode.AAS: {x86.CF | af, szp | x86.OF},
+	decode.AAM: {szp, x86.CF | af | x86.OF}, decode.AAD: {szp, x86.CF | af | x86.OF},
 	decode.POPCNT: {defines: allFlags},
 	decode.COMISS: {defines: allFlags}, decode.COMISD: {defines: allFlags}, decode.UCOMISS: {defines: allFlags}, decode.UCOMISD: {defines: allFlags},
 	decode.PTEST: {defines: allFlags}, decode.PCMPESTRI: {defines: allFlags}, decode.PCMPESTRM: {defines: allFlags},
@@ -66,7 +69,7 @@ func readsFlags(in *decode.Inst, undefined uint64) bool {
 func undefinedAt(c *Case, rip uint64) (undefined uint64) {
 	code := c.Code
 	for at := c.Regs[regRIP]; len(code) > 0; {
-		in, err := decode.Decode(code, decode.Mode64, features)
+		in, err := decode.Decode(code, c.mode(), features)
 		if err != nil || at == rip {
 			return undefined
 		}

@@ -78,6 +78,12 @@ func (c *Case) randomState(rng *rand.Rand) {
 		c.Regs[regFlags] |= 0x400
 	}
 	c.Regs[regFS], c.Regs[regGS] = uint64(rng.IntN(64)), uint64(rng.IntN(4))*16
+	if c.Bits == 32 {
+		c.Regs[regFS], c.Regs[regGS] = 0, 0
+		for i := range 8 {
+			c.Regs[i] &= 0xFFFFFFFF
+		}
+	}
 	c.randomFX(rng)
 }
 

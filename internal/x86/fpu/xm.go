@@ -81,7 +81,7 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 	raised := r.mxcsr & mxcsrFlags
 	if raised&open&mxPre != 0 {
 		s.MXCSR |= raised & mxPre
-		return x86.XM
+		return o.xm(s)
 	}
 	if open&mxUE != 0 && o.tiny.in(res) {
 		raised |= mxUE
@@ -95,13 +95,21 @@ func (o *sseOp) unmasked(s *x86.FPU, e *Env, r *regs) x86.Vector {
 	}
 	s.MXCSR |= raised
 	if raised&open != 0 {
-		return x86.XM
+		return o.xm(s)
 	}
 	if o.dst.kind != decode.None && o.what&flags == 0 {
 		copy(words(dst, n), res[:n])
 	}
 	o.finish(s, e, r)
 	return x86.NoVector
+}
+
+// xm reports #XM. An instruction that uses MMX registers has switched to them by then (a Zen 4 was asked).
+func (o *sseOp) xm(s *x86.FPU) x86.Vector {
+	if o.mmx {
+		toMMX(s)
+	}
+	return x86.XM
 }
 
 // in says whether an element of the result is denormal.
