@@ -56,21 +56,44 @@ func catchSignals() <-chan os.Signal {
 	return c
 }
 
-// dial connects to the host by vsock.
+// dialTimeout is how long the host may take to answer; a vsock's own limit of 2 seconds is short on a busy host.
+const dialTimeout = 30
+
+// dial connects to the host by vsock. The socket does not block: a vsock's blocking connect fails with EINTR at any signal, also at those
+// by which Go's scheduler preempts (vsock_connect's sock_intr_errno of a finite timeout), and cannot be taken up again.
 func dial() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	const where = "connecting to the host by vsock"
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, place("vsock", err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: wire.Port}); err != nil {
-		unix.Close(fd)
-		return nil, place("connecting to the host by vsock", err)
+	limit := unix.Timeval{Sec: dialTimeout}
+	_ = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit) // or its own limit
+	err = unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: wire.Port})
+	if err == unix.EINPROGRESS {
+		err = connected(fd)
 	}
-	// Non-blocking before NewFile sees it: then waiting readers and writers cost no thread.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, place("vsock", err)
+	if err != nil {
+		unix.Close(fd)
+		return nil, place(where, err)
 	}
 	return os.NewFile(uintptr(fd), "vsock"), nil
+}
+
+// connected waits for the outcome of a connect that is in progress.
+func connected(fd int) error {
+	for {
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, -1); err == nil {
+			break
+		} else if err != unix.EINTR {
+			return err
+		}
+	}
+	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && errno != 0 {
+		err = unix.Errno(errno)
+	}
+	return err
 }
 
 func powerOff() {
