@@ -31,6 +31,7 @@ var flagEffects = map[decode.Op]flagEffect{
 	decode.BT: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF}, decode.BTS: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF},
 	decode.BTR: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF}, decode.BTC: {x86.CF, x86.OF | x86.SF | x86.AF | x86.PF},
 	decode.BSF: {x86.ZF, x86.CF | x86.OF | x86.SF | x86.AF | x86.PF}, decode.BSR: {x86.ZF, x86.CF | x86.OF | x86.SF | x86.AF | x86.PF},
+	decode.POPF: {defines: allFlags}, decode.SAHF: {defines: allFlags &^ x86.OF},
 	decode.DAA: {szp | x86.CF | af, x86.OF}, decode.DAS: {szp | x86.CF | af, x86.OF},
 	decode.AAA: {x86.CF | af, szp | x86.OF}, decode.AAS: {x86.CF | af, szp | x86.OF},
 	decode.AAM: {szp, x86.CF | af | x86.OF}, decode.AAD: {szp, x86.CF | af | x86.OF},
