@@ -117,7 +117,9 @@ func (p *codePage) recount() {
 	p.code = 0
 	for _, b := range p.head {
 		for ; b != nil; b = b.next {
-			p.mark(int(b.off), min(int(b.end), pageSize))
+			if !b.dead {
+				p.mark(int(b.off), min(int(b.end), pageSize))
+			}
 		}
 	}
 	for _, b := range p.tail {
@@ -158,10 +160,16 @@ func (cc *codeCache) find(pa mem.Addr, key blockKey) *block {
 		return nil
 	}
 	off := uint16(pa & (pageSize - 1))
-	for b := p.head[off>>granShift]; b != nil; b = b.next {
-		if b.off == off && b.key == key {
+	for at := &p.head[off>>granShift]; *at != nil; {
+		b := *at
+		switch {
+		case b.dead: // killed by a write to the page that it ends in
+			*at = b.next
+			continue
+		case b.off == off && b.key == key:
 			return b
 		}
+		at = &b.next
 	}
 	return nil
 }
