@@ -103,6 +103,7 @@ type fault struct {
 	has   bool   // there is an error code
 	trap  bool   // delivered with RIP behind the instruction
 	soft  bool   // INT n, INT3, INTO
+	len   uint8  // of the INT n, INT3, INTO or INT1: where its delivery faults, RIP is at the instruction
 	intr  bool   // an external interrupt, not an exception
 	canon bool   // #GP for a non-canonical address: #SS if it was a stack reference
 }

@@ -22,6 +22,7 @@ func (c *CPU) deliver(f fault) {
 		if ok {
 			return
 		}
+		c.rip = c.maskIP(c.rip - uint64(f.len))
 		second := c.fault
 		if second.canon && second.vec == x86.GP { // the only such accesses here are to stacks
 			second.vec = x86.SSV

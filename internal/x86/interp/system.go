@@ -164,8 +164,8 @@ func popf(c *CPU, o *op) bool {
 	return true
 }
 
-func softInt(c *CPU, vec x86.Vector) bool {
-	c.fault = fault{vec: vec, soft: true, trap: true}
+func softInt(c *CPU, o *op, vec x86.Vector) bool {
+	c.fault = fault{vec: vec, soft: true, trap: true, len: o.inst.Len}
 	c.stop = stopFault
 	return false
 }
@@ -174,20 +174,20 @@ func intN(c *CPU, o *op) bool {
 	if c.v86() && !c.iopl() {
 		return c.raiseCode(x86.GP, 0)
 	}
-	return softInt(c, x86.Vector(o.inst.Imm))
+	return softInt(c, o, x86.Vector(o.inst.Imm))
 }
 
-func int3(c *CPU, o *op) bool { return softInt(c, x86.BP) }
+func int3(c *CPU, o *op) bool { return softInt(c, o, x86.BP) }
 
 func int1(c *CPU, o *op) bool {
-	c.fault = fault{vec: x86.DB, trap: true}
+	c.fault = fault{vec: x86.DB, trap: true, len: o.inst.Len}
 	c.stop = stopFault
 	return false
 }
 
 func into(c *CPU, o *op) bool {
 	if c.of() {
-		return softInt(c, x86.OFV)
+		return softInt(c, o, x86.OFV)
 	}
 	return true
 }
