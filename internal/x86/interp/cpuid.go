@@ -33,11 +33,13 @@ const leaf1EDX = 1<<0 | // FPU
 	1<<4 | // TSC
 	1<<5 | // MSR
 	1<<6 | // PAE
+	1<<7 | // MCE, with no banks: Linux complains of a processor without
 	1<<8 | // CX8
 	1<<9 | // APIC
 	1<<11 | // SEP
 	1<<12 | // MTRR
 	1<<13 | // PGE
+	1<<14 | // MCA
 	1<<15 | // CMOV
 	1<<16 | // PAT
 	1<<17 | // PSE-36

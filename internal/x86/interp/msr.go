@@ -14,6 +14,7 @@ type msrs struct {
 	pat                                  uint64
 	miscEnable                           uint64
 	debugctl                             uint64
+	mcgStatus                            uint64
 	ucode                                uint64
 	mtrrDefault                          uint64
 	mtrrVar                              [16]uint64
@@ -31,6 +32,8 @@ const (
 	msrSysenterCS   = 0x174
 	msrSysenterESP  = 0x175
 	msrSysenterEIP  = 0x176
+	msrMCGCap       = 0x179
+	msrMCGStatus    = 0x17A
 	msrMiscEnable   = 0x1A0
 	msrDebugCtl     = 0x1D9
 	msrMTRRVar      = 0x200
@@ -70,6 +73,7 @@ var msrTable = map[uint32]msrRow{
 	msrSysenterEIP:  {func(m *msrs) *uint64 { return &m.sysenterEIP }, (*CPU).canonical},
 	msrMiscEnable:   {func(m *msrs) *uint64 { return &m.miscEnable }, nil},
 	msrDebugCtl:     {func(m *msrs) *uint64 { return &m.debugctl }, func(_ *CPU, v uint64) bool { return v&^0xFFFF == 0 }},
+	msrMCGStatus:    {func(m *msrs) *uint64 { return &m.mcgStatus }, func(_ *CPU, v uint64) bool { return v == 0 }},
 	msrUcode:        {func(m *msrs) *uint64 { return &m.ucode }, nil},
 	msrPAT:          {func(m *msrs) *uint64 { return &m.pat }, func(_ *CPU, v uint64) bool { return memoryTypes(v) }},
 	msrMTRRDefault:  {func(m *msrs) *uint64 { return &m.mtrrDefault }, func(_ *CPU, v uint64) bool { return v&^0xCFF == 0 }},
@@ -133,7 +137,7 @@ func (c *CPU) rdmsr(n uint32) (uint64, bool) {
 		return mtrrCap, true
 	case msrFeatureCtl:
 		return 1, true // locked, with nothing enabled
-	case msrPlatformID:
+	case msrPlatformID, msrMCGCap: // no machine-check banks
 		return 0, true
 	}
 	return 0, false

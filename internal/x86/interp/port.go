@@ -63,7 +63,7 @@ func (c *CPU) port(a decode.Arg, imm int64) uint64 {
 	return c.gpr[x86.RDX] & 0xFFFF
 }
 
-func in(c *CPU, o *op) bool {
+func portIn(c *CPU, o *op) bool {
 	size := int(o.inst.Args[0].Size)
 	port := c.port(o.inst.Args[1], o.inst.Imm)
 	if !c.portAllowed(port, size) {
@@ -75,7 +75,7 @@ func in(c *CPU, o *op) bool {
 	return true
 }
 
-func out(c *CPU, o *op) bool {
+func portOut(c *CPU, o *op) bool {
 	size := int(o.inst.Args[1].Size)
 	port := c.port(o.inst.Args[0], o.inst.Imm)
 	if !c.portAllowed(port, size) {

@@ -121,8 +121,9 @@ func (c *CPU) SetState(s *x86.State) error {
 	c.msr.kernelGS, c.msr.lstar = s.KernelGSBase, s.LSTAR
 	c.fpu, c.dr = s.FPU, s.DR
 	c.dr[6], c.dr[7] = c.dr[6]&0xE00F|dr6Ones, c.dr[7]&dr7Bits|dr7Ones
-	if s.TSC != 0 {
-		c.tsc.offset.Add(s.TSC - c.TSC())
+	// A state that was taken a moment ago (for INIT, say) does not set the counter back: CPUs' counters stay equal, as KVM keeps them too.
+	if d := int64(s.TSC - c.TSC()); s.TSC != 0 && (d > int64(TSCHz()) || -d > int64(TSCHz())) {
+		c.tsc.offset.Add(uint64(d))
 	}
 	c.cpl = uint8(s.CPL())
 	c.nmiMasked, c.shadow = s.NMIMasked, s.Shadow

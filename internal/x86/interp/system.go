@@ -37,7 +37,7 @@ func init() {
 		decode.RDMSR: privileged(readMSR), decode.WRMSR: privileged(writeMSR), decode.RDTSC: readTSC, decode.RDTSCP: readTSC, decode.RDPMC: readPMC, decode.RDPID: rdpid,
 		decode.WBINVD: privileged(nop), decode.INVD: privileged(nop), decode.CPUID: cpuidOp,
 		decode.XGETBV: xgetbv, decode.XSETBV: xsetbv, decode.CLAC: acFlag, decode.STAC: acFlag,
-		decode.IN: in, decode.OUT: out, decode.INS: ins, decode.OUTS: outs,
+		decode.IN: portIn, decode.OUT: portOut, decode.INS: ins, decode.OUTS: outs,
 	}
 }
 
