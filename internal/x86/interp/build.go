@@ -41,7 +41,7 @@ type binder func(bd *builder, in *decode.Inst, o *op) handler
 
 // build decodes the block at pa, linear address lin. It returns nil for a fault.
 func (c *CPU) build(pa mem.Addr, lin uint64, key blockKey) *block {
-	if c.codes.ops > maxOps {
+	if c.codes.ops > max(totalOps/len(c.vm.cpus), minOps) {
 		c.flushCode()
 	}
 	page := c.codePage(pa)
@@ -182,7 +182,6 @@ func (bd *builder) finish(off uint16, second *codePage) *block {
 	// One more than there are: runBlocks steps behind the last one before it looks at the count.
 	b.ops = make([]op, len(bd.ops), len(bd.ops)+1)
 	copy(b.ops, bd.ops)
-	b.head, b.nops = &b.ops[:1][0], uint32(len(b.ops))
 	bd.c.codes.insert(b, second)
 	bd.c.stats.blocks++
 	return b
@@ -226,10 +225,9 @@ func (bd *builder) bind(in *decode.Inst, o *op) handler {
 // keep gives o all of the instruction.
 func (bd *builder) keep(o *op) {
 	if o.inst == nil {
-		in := *bd.in
-		o.inst = &in
+		o.inst = &whole{Inst: *bd.in}
 		if bd.hasMem() {
-			o.mseg = in.Mem.Seg
+			o.mseg = bd.in.Mem.Seg
 		}
 	}
 }
@@ -293,8 +291,7 @@ func (bd *builder) mem(o *op) {
 		}
 	}
 	ea := op{fn: computeEA, ip: o.ip, next: o.next, size: o.size, mseg: m.Seg}
-	all := *in
-	ea.inst = &all
+	ea.inst = &whole{Inst: *in}
 	does, quiet := bd.does, bd.quiet
 	bd.does, bd.quiet = stops, nil
 	bd.emit(ea)

@@ -12,8 +12,6 @@ import (
 // A block is a run of instructions of one physical page that is entered at its start only.
 type block struct {
 	term terminator
-	head *op // the first of ops
-	nops uint32
 	ops  []op
 	last op        // what term executes, if it executes an instruction
 	link [2]*block // where execution goes next, inside of this page: 0 not taken or straight on, 1 taken
@@ -68,8 +66,12 @@ type codeCache struct {
 	poll  *atomic.Uint32 // the CPU's
 }
 
-// maxOps bounds the cache: about 48 bytes an op.
-const maxOps = 400_000
+// A VM's caches are bounded by totalOps, shared equally, but a CPU may have minOps: an op takes 48 bytes, a block some 150 (counted as two ops
+// here). A Linux boot decodes 400,000.
+const (
+	totalOps = 800_000
+	minOps   = 100_000
+)
 
 // written kills the blocks that have a byte in [a, a+n), inside one page.
 func (cc *codeCache) written(a mem.Addr, n int) {

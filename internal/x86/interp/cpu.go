@@ -121,10 +121,15 @@ type op struct {
 	index uint8
 	scale uint8 // shift: 0 to 3
 	aux   uint8
-	mseg  uint8        // segment register of the memory operand
-	size  uint8        // operand size in bytes
-	inst  *decode.Inst // all of it, for what is rare; nil for the common
-	vec   *vecOp       // instructions of package fpu
+	mseg  uint8  // segment register of the memory operand
+	size  uint8  // operand size in bytes
+	inst  *whole // all of it, for what is rare; nil for the common
+}
+
+// whole is an instruction with all that the decoder knows of it.
+type whole struct {
+	decode.Inst
+	vec *vecOp // instructions of package fpu
 }
 
 // A handler executes o. It returns false when the block cannot go on: c.stop says why, and c.fault holds an exception.

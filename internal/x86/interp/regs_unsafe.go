@@ -60,3 +60,6 @@ const (
 
 // after is the op behind o.
 func (o *op) after() *op { return (*op)(unsafe.Add(unsafe.Pointer(o), unsafe.Sizeof(*o))) }
+
+// first is b's first op, or where it would be.
+func (b *block) first() *op { return unsafe.SliceData(b.ops) }

@@ -42,14 +42,23 @@ func (c *CPU) Run() hv.Exit {
 func (c *CPU) runBlocks(b *block) {
 	for {
 		base := c.gpr[regBase]
-		o := b.head
-		for k := b.nops; k != 0; k-- {
+		// Two at a time: half the loop's own work, and two places for the host to predict calls from.
+		o, k := b.first(), len(b.ops)
+		for ; k >= 2; k -= 2 {
 			if !o.fn(c, o) {
-				c.stats.insns += uint64(b.nops - k)
-				c.left(o)
+				c.leave(b, o, k)
 				return
 			}
 			o = o.after()
+			if !o.fn(c, o) {
+				c.leave(b, o, k-1)
+				return
+			}
+			o = o.after()
+		}
+		if k != 0 && !o.fn(c, o) {
+			c.leave(b, o, 1)
+			return
 		}
 		c.stats.insns += uint64(b.n)
 		nb := b.term(c, b)
@@ -84,6 +93,12 @@ func (c *CPU) next(b, nb *block, base uint64) *block {
 		}
 	}
 	return nb
+}
+
+// leave ends b at o, which returned false with k ops left to do, it included.
+func (c *CPU) leave(b *block, o *op, k int) {
+	c.stats.insns += uint64(len(b.ops) - k)
+	c.left(o)
 }
 
 // left puts c.rip where o, which returned false, leaves it.

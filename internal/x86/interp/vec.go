@@ -47,7 +47,7 @@ func bindVec(bd *builder, in *decode.Inst, o *op) handler {
 		v.load = true
 	}
 	bd.keep(o)
-	o.vec = v
+	o.inst.vec = v
 	if mem {
 		if v.slow || in.Mode != decode.Mode64 || in.AddrSize != 8 {
 			o.mbase = 0xFF
@@ -124,7 +124,7 @@ func (c *CPU) checkXSAVE() bool {
 }
 
 func vecReg(c *CPU, o *op) bool {
-	v := o.vec
+	v := o.inst.vec
 	if !v.check(c) {
 		return false
 	}
@@ -134,7 +134,7 @@ func vecReg(c *CPU, o *op) bool {
 
 // vecIn fills what an instruction may look at besides its memory operand.
 func (c *CPU) vecIn(o *op) {
-	v, e := o.vec, &c.env
+	v, e := o.inst.vec, &c.env
 	if v.gpr >= 0 {
 		e.GPR = c.loc(o.dst, int(o.size))
 	}
@@ -150,7 +150,7 @@ func (c *CPU) vecIn(o *op) {
 
 // vecRun executes and turns what comes back into an exception.
 func (c *CPU) vecRun(o *op) bool {
-	switch vec := o.vec.fn(&c.fpu, &c.env); vec {
+	switch vec := o.inst.vec.fn(&c.fpu, &c.env); vec {
 	case x86.NoVector:
 		return true
 	case x86.GP:
@@ -168,7 +168,7 @@ func (c *CPU) vecRun(o *op) bool {
 // vecOut writes back.
 func (c *CPU) vecOut(o *op) bool {
 	e, in := &c.env, o.inst
-	if o.vec.gpr == 0 {
+	if o.inst.vec.gpr == 0 {
 		c.setReg(o.dst/8, int(o.size), e.GPR)
 	}
 	if in.Flags&decode.WritesFlags != 0 {
@@ -182,7 +182,7 @@ func (c *CPU) vecOut(o *op) bool {
 }
 
 func vecMem(c *CPU, o *op) bool {
-	v, e := o.vec, &c.env
+	v, e := o.inst.vec, &c.env
 	if !v.check(c) {
 		return false
 	}
@@ -192,7 +192,7 @@ func vecMem(c *CPU, o *op) bool {
 	c.vecIn(o)
 	size := v.size
 	if size == 0 {
-		size = fpu.OperandSize(o.inst, e)
+		size = fpu.OperandSize(&o.inst.Inst, e)
 	}
 	var va uint64
 	if o.mbase != 0xFF {
@@ -205,7 +205,7 @@ func vecMem(c *CPU, o *op) bool {
 			return false
 		}
 	}
-	if align := alignment(o.inst); va&(align-1) != 0 {
+	if align := alignment(&o.inst.Inst); va&(align-1) != 0 {
 		return c.raiseCode(x86.GP, 0)
 	}
 	p := e.Mem[:size]
