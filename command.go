@@ -44,12 +44,19 @@ func (m *Machine) command() (int, error) {
 	return status, err
 }
 
+// lastWords is how long what a guest said last is read after its end.
+const lastWords = 200 * time.Millisecond
+
 // ready waits until the guest is set up.
 func (m *Machine) ready(ctx context.Context) (*client.Client, error) {
 	stream, err := m.accept(ctx)
 	if err != nil {
 		return nil, err
 	}
+	go func() {
+		<-m.ended // nobody is left to end the connection; what is in it is still to be read
+		stream.SetReadDeadline(time.Now().Add(lastWords))
+	}()
 	// A guest that connects and then says nothing must not outlast ctx.
 	stop := context.AfterFunc(ctx, func() { stream.Close() })
 	defer stop()

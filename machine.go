@@ -221,7 +221,7 @@ func (m *Machine) watch() (int, error) {
 			return m.fail("the guest has not ended after %v (--boot-timeout)", m.cfg.BootTimeout)
 		case <-look.C:
 			if m.console.hangs() {
-				return m.fail("the guest's kernel panicked and hangs (panic=-1 in --append makes it reboot): %s", m.lastWords())
+				return m.fail("the guest's kernel panicked and hangs (panic=-1 in --append makes it reboot): %s", m.panicWords())
 			}
 		}
 	}
@@ -251,7 +251,7 @@ func (m *Machine) verdict() (int, error) {
 	return StatusKilled, ErrKilled
 }
 
-func (m *Machine) lastWords() string {
+func (m *Machine) panicWords() string {
 	words, _ := m.console.panicked()
 	return strings.TrimPrefix(words, panicWords+": ")
 }
