@@ -1,0 +1,9 @@
+// Package boottest boots real kernels on every backend and sees what they say: it is all tests.
+//
+// The guest's first process is the program in checkinit, which looks at its world, computes what the host computes too, and
+// ends the machine in the way it was asked to.
+//
+// By default two kernels are booted, each a few times. VITRINE_TEST_FULL=1, or -full behind -args, boots all kernels in all ways (./dev test-kernels).
+// A test binary made by go test -c runs elsewhere: VITRINE_TEST_KERNEL names a bzImage to boot instead of those that are fetched, and
+// VITRINE_TEST_INIT checkinit's executable, where there is no go command to build it.
+package boottest

@@ -1,0 +1,264 @@
+package boottest
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine.dev/vitrine/internal/hv"
+	"vitrine.dev/vitrine/internal/hv/soft"
+	"vitrine.dev/vitrine/internal/initramfs"
+	"vitrine.dev/vitrine/internal/kernel"
+	"vitrine.dev/vitrine/internal/machine"
+	"vitrine.dev/vitrine/internal/machine/boot"
+	"vitrine.dev/vitrine/internal/machine/virtio"
+	"vitrine.dev/vitrine/internal/machine/virtio/rng"
+	"vitrine.dev/vitrine/internal/mem"
+)
+
+var fullFlag = flag.Bool("full", os.Getenv("VITRINE_TEST_FULL") == "1", "boot all kernels in all ways")
+
+// full skips a part of the matrix that is not run by default.
+func full(t *testing.T) {
+	t.Helper()
+	if !*fullFlag {
+		t.Skip("neither VITRINE_TEST_FULL=1 nor -full is given (./dev test-kernels gives it)")
+	}
+}
+
+// backends is what guests run on here.
+func backends() []hv.Backend { return []hv.Backend{soft.Backend{}} }
+
+// A guest is a machine to boot, and what becomes of it.
+type guest struct {
+	backend hv.Backend
+	kernel  *boot.Image
+	initrd  []*boot.Image
+	append  string
+	cpus    int
+	mib     uint64
+	// answers are typed at the console when it has shown the key.
+	answers map[string]string
+	timeout time.Duration // 0: two minutes
+}
+
+// An outcome is what a guest came to.
+type outcome struct {
+	machine.Exit
+	facts   boot.Facts
+	console string
+	toInit  time.Duration // CPU time of this process until the guest's first process said that it is up; 0 if it did not
+	cpu     time.Duration // CPU time in all
+}
+
+// run boots a guest and waits for its end; one that does not end is an error of the test, with the last lines of its console.
+func (g guest) run(t *testing.T) outcome {
+	t.Helper()
+	ram, err := mem.New(g.mib << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ram.Close()
+	began := cpuTime()
+	keys, typed := io.Pipe()
+	defer typed.Close()
+	screen := &screen{answers: g.answers, typed: typed, began: began}
+	m, err := machine.New(machine.Config{
+		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: soft.TSCHz(), DebugExit: true,
+		Serial: [2]machine.Serial{{In: keys, Out: screen}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Attach(virtio.NewPCI(rng.New(), ram, m.MSI())); err != nil {
+		t.Fatal(err)
+	}
+	cache, _ := kernel.DefaultCacheDir()
+	first, facts, err := boot.Load(ram, boot.Config{
+		Kernel: g.kernel, Initrd: g.initrd, CommandLine: g.append, RSDP: m.RSDP(), CacheDir: cache,
+		Log: func(line string) { t.Error(line) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	timeout := g.timeout
+	if timeout == 0 {
+		timeout = 2 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	exit, err := m.Run(ctx, first)
+	o := outcome{Exit: exit, facts: *facts, console: screen.text(), toInit: screen.upAfter(), cpu: cpuTime() - began}
+	if dir := os.Getenv("VITRINE_TEST_CONSOLES"); dir != "" { // for who wants to read them
+		os.WriteFile(filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", ".")), []byte(o.console), 0o644)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, o.tail())
+	}
+	if exit.Reason == machine.Stopped {
+		t.Fatalf("it did not end within %v:\n%s", timeout, o.tail())
+	}
+	return o
+}
+
+// tail is the end of what the console showed.
+func (o outcome) tail() string {
+	lines := strings.Split(strings.TrimSpace(o.console), "\n")
+	return strings.Join(lines[max(0, len(lines)-40):], "\n")
+}
+
+// says reports an error where the console lacks a text.
+func (o outcome) says(t *testing.T, text string) {
+	t.Helper()
+	if !strings.Contains(o.console, text) {
+		t.Errorf("the console does not say %q:\n%s", text, o.tail())
+	}
+}
+
+// cpuTime is the CPU time that this process has used.
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// A screen is what a guest's first serial port is connected to.
+type screen struct {
+	answers map[string]string
+	typed   io.Writer
+	began   time.Duration
+
+	mu   sync.Mutex // guards what follows
+	buf  bytes.Buffer
+	up   time.Duration
+	said map[string]bool
+}
+
+// Write takes what the guest prints, and types answers.
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.buf.Len() < 4<<20 {
+		s.buf.Write(p)
+	}
+	if s.up == 0 && bytes.Contains(s.buf.Bytes(), []byte("check: up")) {
+		s.up = cpuTime() - s.began
+	}
+	for question, answer := range s.answers {
+		if !s.said[question] && bytes.Contains(s.buf.Bytes(), []byte(question)) {
+			if s.said == nil {
+				s.said = map[string]bool{}
+			}
+			s.said[question] = true
+			go io.WriteString(s.typed, answer)
+		}
+	}
+	return len(p), nil
+}
+
+func (s *screen) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.ReplaceAll(s.buf.String(), "\r", "")
+}
+
+func (s *screen) upAfter() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up
+}
+
+// checkInit is the guest's first process, built once.
+var checkInit = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("VITRINE_TEST_INIT"); path != "" {
+		return path, nil
+	}
+	dir, err := os.MkdirTemp("", "boottest")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "checkinit")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "vitrine.dev/vitrine/internal/boottest/checkinit")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building checkinit (VITRINE_TEST_INIT names one that is built): %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	status := m.Run()
+	if path, err := checkInit(); err == nil && os.Getenv("VITRINE_TEST_INIT") == "" {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(status)
+}
+
+// initrd is checkinit and what it looks at; the file /given comes as an archive of its own, behind.
+func initrd(t *testing.T) []*boot.Image {
+	t.Helper()
+	path, err := checkInit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello32, err := os.ReadFile("testdata/hello32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	main, err := initramfs.Pack(exe, nil, initramfs.File{Path: "hello32", Mode: 0o755, Data: hello32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var second bytes.Buffer
+	w := initramfs.NewWriter(&second)
+	if err := w.Add(initramfs.File{Path: "given", Mode: 0o644, Data: []byte(given + "\n")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return []*boot.Image{boot.Bytes("checkinit", main), boot.Bytes("given", second.Bytes())}
+}
+
+// given is what the second archive brings.
+const given = "from-behind"
+
+// linux is a guest of kernel k that runs the checks.
+func linux(t *testing.T, k *kernel.Kernel, cpus int, mib uint64, words string) guest {
+	t.Helper()
+	image, err := boot.Open("kernel", k.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { image.Close() })
+	return guest{
+		kernel: image, initrd: initrd(t), cpus: cpus, mib: mib,
+		append: fmt.Sprintf("console=ttyS0 panic=-1 check.cpus=%d check.mib=%d check.given=%s %s", cpus, mib, given, words),
+	}
+}
+
+// on runs a test on each backend.
+func on(t *testing.T, do func(t *testing.T, b hv.Backend)) {
+	for _, b := range backends() {
+		t.Run(b.Name(), func(t *testing.T) { do(t, b) })
+	}
+}

@@ -1,0 +1,137 @@
+package boottest
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"vitrine.dev/vitrine/internal/hv"
+	"vitrine.dev/vitrine/internal/kernel"
+	"vitrine.dev/vitrine/internal/machine"
+)
+
+// suites are Debian's, and whether their kernels are booted by default.
+var suites = []struct {
+	name      string
+	byDefault bool
+}{
+	{"bullseye", false},           // 5.10
+	{"bookworm", true},            // 6.1
+	{"trixie", false},             // 6.12
+	{"bookworm-backports", false}, // 6.12, built for 12
+	{"trixie-backports", true},    // the newest
+}
+
+// suiteKernel is the cloud kernel of a suite, or the one that VITRINE_TEST_KERNEL names. Where it is not to be had, the test says so, and fails if
+// everything is asked for.
+func suiteKernel(t *testing.T, suite string) *kernel.Kernel {
+	t.Helper()
+	if path := os.Getenv("VITRINE_TEST_KERNEL"); path != "" {
+		k, err := kernel.Find(t.Context(), kernel.Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	k, err := kernel.FetchSuite(t.Context(), kernel.SuiteOptions{Suite: suite, Progress: func(l string) { t.Log(l) }})
+	if err != nil {
+		if *fullFlag {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	return k
+}
+
+// eachKernel runs a test with the kernels of the suites: those of the default, or with full all.
+func eachKernel(t *testing.T, do func(t *testing.T, k *kernel.Kernel)) {
+	if os.Getenv("VITRINE_TEST_KERNEL") != "" {
+		do(t, suiteKernel(t, ""))
+		return
+	}
+	for _, s := range suites {
+		t.Run(s.name, func(t *testing.T) {
+			if !s.byDefault {
+				full(t)
+			}
+			do(t, suiteKernel(t, s.name))
+		})
+	}
+}
+
+// computed is what checkinit computes on this host.
+func computed(t *testing.T) string {
+	t.Helper()
+	path, err := checkInit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(path, "compute").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// well reports what checkinit found wrong, and where its results are not the host's.
+func (o outcome) well(t *testing.T) {
+	t.Helper()
+	var got strings.Builder
+	for line := range strings.Lines(o.console) {
+		if strings.HasPrefix(line, "compute: ") {
+			got.WriteString(line)
+		}
+	}
+	if want := computed(t); got.String() != want && strings.Contains(o.console, "check: compute") {
+		t.Errorf("the guest computes\n%s\nthe host\n%s", got.String(), want)
+	}
+	if m := theTime.FindStringSubmatch(o.console); m != nil {
+		at, _ := strconv.ParseInt(m[1], 10, 64)
+		if d := time.Since(time.Unix(at, 0)); d < -5*time.Second || d > 5*time.Minute {
+			t.Errorf("the guest's clock is %v behind the host's", d)
+		}
+	}
+	o.says(t, "check: all is well")
+}
+
+var theTime = regexp.MustCompile(`check: the time is (\d+)`)
+
+func TestKernelsRunPrograms(t *testing.T) {
+	ways := []struct {
+		name, words string
+		cpus        int
+		byDefault   bool
+	}{
+		{"1 CPU", "", 1, false},
+		{"2 CPUs", "", 2, true},
+		{"1 CPU, nokaslr", "nokaslr", 1, true},
+		{"2 CPUs, nokaslr", "nokaslr", 2, false},
+	}
+	on(t, func(t *testing.T, b hv.Backend) {
+		eachKernel(t, func(t *testing.T, k *kernel.Kernel) {
+			for _, w := range ways {
+				t.Run(w.name, func(t *testing.T) {
+					if !w.byDefault {
+						full(t)
+					}
+					g := linux(t, k, w.cpus, 512, w.words)
+					g.backend = b
+					o := g.run(t)
+					o.well(t)
+					if o.Exit.Reason != machine.PowerOff {
+						t.Errorf("it ended by %v, want %v", o.Exit.Reason, machine.PowerOff)
+					}
+					moved := o.facts.Offset != 0
+					if kaslr := w.words != "nokaslr"; moved != kaslr {
+						t.Errorf("the kernel was moved by %#x, want it moved: %v", o.facts.Offset, kaslr)
+					}
+					t.Logf("%s: %.1f CPU seconds to its first process, %.1f in all", k.Release, o.toInit.Seconds(), o.cpu.Seconds())
+				})
+			}
+		})
+	})
+}
