@@ -63,7 +63,7 @@ func printable(s string) string {
 		switch {
 		case r == '\t':
 			return ' '
-		case !unicode.IsPrint(r):
+		case r == unicode.ReplacementChar || !unicode.IsPrint(r):
 			return '.'
 		}
 		return r
