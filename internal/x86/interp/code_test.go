@@ -191,3 +191,37 @@ func program(r *rand.Rand, f decode.Features) []byte {
 	}
 	return append(p, 0xF4)
 }
+
+func TestSixteenBitCodeBranchesAndUsesItsStack(t *testing.T) {
+	c := flat(t, nil)
+	code := []byte{
+		0x31, 0xC0, // xor ax, ax
+		0xB9, 5, 0, // mov cx, 5
+		0x01, 0xC8, // 1: add ax, cx
+		0xE2, 0xFC, // loop 1b
+		0xE8, 2, 0, // call 2f
+		0xF4,       // hlt
+		0x90,       // nop
+		0x50, 0x5B, // 2: push ax; pop bx
+		0x43, // inc bx
+		0xC3, // ret
+	}
+	const at = 0x7C00
+	if err := c.ram.WriteAt(code, at); err != nil {
+		t.Fatal(err)
+	}
+	c.Reset()
+	c.seg[x86.CS].Selector, c.seg[x86.CS].Base = 0, 0
+	c.modeChanged()
+	c.gpr[x86.RAX], c.gpr[x86.RBX], c.gpr[x86.RSP] = 0xAAAA0000, 0xBBBB0000, 0xCCCC7000
+	c.rip = at
+	untilHalt(t, c)
+	for r, want := range map[int]uint64{x86.RAX: 0xAAAA000F, x86.RBX: 0xBBBB0010, x86.RCX: 0, x86.RSP: 0xCCCC7000} {
+		if c.gpr[r] != want {
+			t.Errorf("register %d = %#x, want %#x: 16-bit code leaves the upper halves", r, c.gpr[r], want)
+		}
+	}
+	if c.rip != at+13 {
+		t.Errorf("IP = %#x, want %#x", c.rip, at+13)
+	}
+}
