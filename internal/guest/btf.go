@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -129,54 +130,109 @@ func (t *BTF) Sizeof(name string) (uint64, error) {
 	return uint64(t.size(id)), nil
 }
 
-// Offset is the place of a field in struct name, in bytes. path may go into nested structs: "kallsyms.symtab"; members of anonymous
-// ones need no name; an element of an array is "mem[0]".
+// A Field is where a member of a struct is.
+type Field struct {
+	Off  uint64 // bytes from the struct's start
+	Size uint64 // in bytes; of a bit-field the size of its type
+	Bit  uint8  // of a bit-field: its lowest bit in the Size bytes at Off
+	Bits uint8  // of a bit-field: how many; else 0
+	Elem uint64 // of an array: the size of an element; else 0
+	Ptr  bool   // a pointer
+}
+
+// Offset is the place of a field in struct name, in bytes; path is as for Field.
 func (t *BTF) Offset(name, path string) (uint64, error) {
+	f, err := t.Field(name, path)
+	return f.Off, err
+}
+
+// Field finds a field of struct name. path may go into nested structs: "kallsyms.symtab"; members of anonymous ones need no
+// name; an element of an array is "mem[0]".
+func (t *BTF) Field(name, path string) (Field, error) {
 	id, ok := t.structs[name]
 	if !ok {
-		return 0, fmt.Errorf("guest: no struct %s", name)
+		return Field{}, fmt.Errorf("guest: no struct %s", name)
 	}
-	total := uint64(0)
-	for _, part := range strings.Split(path, ".") {
-		field, isArray := strings.CutSuffix(part, "[0]")
-		off, member, ok := t.member(id, field, 0)
+	var f Field
+	for part := range strings.SplitSeq(path, ".") {
+		part, index, isArray := strings.Cut(part, "[")
+		off, bits, member, ok := t.member(id, part, 0)
 		if !ok {
-			return 0, fmt.Errorf("guest: struct %s has no %s", name, path)
+			return Field{}, fmt.Errorf("guest: struct %s has no %s", name, path)
 		}
 		kind, real := t.resolve(member)
 		if isArray {
-			if kind != kindArray {
-				return 0, fmt.Errorf("guest: %s of struct %s is not an array", field, name)
+			n, err := strconv.ParseUint(strings.TrimSuffix(index, "]"), 10, 16)
+			if kind != kindArray || err != nil {
+				return Field{}, fmt.Errorf("guest: %s of struct %s is not an array", part, name)
 			}
-			_, real = t.resolve(int(le.Uint32(t.types[t.at[real]+12:])))
+			elem, _ := t.sizeof(t.element(real), 0)
+			off += n * elem * 8
+			_, real = t.resolve(t.element(real))
 		}
-		total, id = total+off, real
+		// off is in bits.
+		f.Off += off / 8
+		f.Bit, f.Bits = 0, bits
+		id = real
+		f.Size, f.Elem = t.sizeof(real, 0)
+		if bits != 0 && f.Size > 0 && f.Size <= 8 {
+			// The bits lie within one aligned unit of the field's type, as C compilers place them.
+			f.Bit = uint8(f.Off%f.Size*8 + off%8)
+			f.Off -= f.Off % f.Size
+		}
+		kind, _ = t.resolve(real)
+		f.Ptr = kind == kindPtr
 	}
-	return total, nil
+	return f, nil
 }
 
-// member finds a member of struct or union id, also inside of anonymous ones.
-func (t *BTF) member(id int, field string, depth int) (off uint64, typ int, ok bool) {
+func (t *BTF) element(array int) int { return int(le.Uint32(t.types[t.at[array]+12:])) }
+
+// sizeof is the size of a type in bytes, and of an array's element; 0 for what has none, or more than 1 GiB.
+func (t *BTF) sizeof(id, depth int) (size, elem uint64) {
+	kind, real := t.resolve(id)
+	switch kind {
+	case kindInt, kindStruct, kindUnion, kindEnum, kindFloat, kindEnum64:
+		return uint64(t.size(real)), 0
+	case kindPtr:
+		return 8, 0
+	case kindArray:
+		if depth > 8 {
+			return 0, 0
+		}
+		elem, _ := t.sizeof(t.element(real), depth+1)
+		n := uint64(le.Uint32(t.types[t.at[real]+20:]))
+		if elem > 1<<30 || n*elem > 1<<30 {
+			return 0, 0
+		}
+		return n * elem, elem
+	}
+	return 0, 0
+}
+
+// member finds a member of struct or union id, also inside of anonymous ones. off is in bits; bits is not 0 for a bit-field.
+func (t *BTF) member(id int, field string, depth int) (off uint64, bits uint8, typ int, ok bool) {
 	kind, id := t.resolve(id)
 	if kind != kindStruct && kind != kindUnion || depth > 16 {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 	head := t.at[id]
 	info := le.Uint32(t.types[head+4:])
 	for i := range info & 0xFFFF {
 		m := t.types[head+12+i*12:]
 		bit := uint64(le.Uint32(m[8:]))
+		bits := uint8(0)
 		if info>>31 != 0 { // kind_flag: bit-field size in the upper byte
-			bit &= 0xFFFFFF
+			bit, bits = bit&0xFFFFFF, uint8(bit>>24)
 		}
 		switch t.name(le.Uint32(m)) {
 		case field:
-			return bit / 8, int(le.Uint32(m[4:])), true
+			return bit, bits, int(le.Uint32(m[4:])), true
 		case "":
-			if off, typ, ok := t.member(int(le.Uint32(m[4:])), field, depth+1); ok {
-				return bit/8 + off, typ, true
+			if off, bits, typ, ok := t.member(int(le.Uint32(m[4:])), field, depth+1); ok {
+				return bit + off, bits, typ, true
 			}
 		}
 	}
-	return 0, 0, false
+	return 0, 0, 0, false
 }

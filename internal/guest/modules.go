@@ -1,51 +1,157 @@
 package guest
 
-// maxModules and maxModuleSymbols bound the walk of a list that a guest may have made endless.
+import "unicode"
+
+// Bounds of what a guest can make us take.
 const (
 	maxModules       = 4096
-	maxModuleSymbols = 1 << 18
+	maxModuleSymbols = 1 << 18 // of all modules together
+	maxUsers         = 256
 )
 
-// moduleSymbols reads the symbols of the loaded modules: struct module's mod_kallsyms, ELF symbols with a table of types.
-func (k *Kernel) moduleSymbols() ([]Symbol, error) {
+// A Module is one of the guest's loaded ones. The keys are promised.
+type Module struct {
+	Name    string   `json:"name"`
+	Size    uint64   `json:"size"` // in bytes, as /proc/modules has it
+	Address uint64   `json:"address"`
+	UsedBy  []string `json:"used_by"` // other modules
+	Refs    int      `json:"references"`
+	State   string   `json:"state"` // Live, Loading, Unloading
+
+	addr uint64
+}
+
+// modules gives the loaded modules' structures in the kernel's order, the newest first; one that is not yet formed is left out.
+func (k *Kernel) modules() ([]object, error) {
 	head, err := k.Symbols.Lookup("modules")
 	if err != nil {
 		return nil, err
 	}
-	l := &k.lay
-	if l.modList < 0 || l.modName < 0 || l.modSyms < 0 || l.symTab < 0 {
+	if k.structure("module").size == 0 {
 		return nil, errNoBTF
 	}
-	var all []Symbol
-	p, err := k.space.Uint64(head.Addr)
-	for n := 0; err == nil && p != head.Addr && n < maxModules && len(all) < maxModuleSymbols; n++ {
-		mod := p - uint64(l.modList)
-		name, e := k.space.CString(mod+uint64(l.modName), 56)
-		if e != nil {
-			return all, e
-		}
-		all = append(all, k.symbolsOf(mod, printable(name))...)
-		p, err = k.space.Uint64(p)
+	at, err := k.entries(head.Addr, "module", "list", maxModules)
+	if err != nil {
+		return nil, err
 	}
-	return all, err
+	all := make([]object, 0, len(at))
+	for _, a := range at {
+		m, err := k.load("module", a)
+		if err == nil && m.uint("state") != moduleUnformed {
+			all = append(all, m)
+		}
+	}
+	return all, nil
 }
 
-// symbolsOf reads one module's symbols; a module that is just coming or going may have none.
-func (k *Kernel) symbolsOf(mod uint64, name string) []Symbol {
-	l := &k.lay
-	at, err := k.space.Uint64(mod + uint64(l.modSyms))
-	if err != nil || at == 0 {
+// enum module_state (include/linux/module.h).
+const moduleUnformed = 3
+
+var moduleStates = [...]string{"Live", "Loading", "Unloading"}
+
+// Modules gives the guest's loaded modules, the newest first as /proc/modules has them.
+func (k *Kernel) Modules() ([]Module, error) {
+	objects, err := k.modules()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Module, 0, len(objects))
+	for _, o := range objects {
+		m := Module{Name: o.text("name"), UsedBy: []string{}, addr: o.addr}
+		if s := o.uint("state"); s < uint64(len(moduleStates)) {
+			m.State = moduleStates[s]
+		}
+		m.Refs = max(0, int(o.int("refcnt.counter"))-1) // MODULE_REF_BASE
+		if f, ok := o.field("mem"); ok && f.Elem > 0 {  // ac3b43283923, v6.4
+			m.Address = o.uint("mem[0].base")
+			for i := range f.Size / f.Elem {
+				m.Size += o.uint("mem[" + string(rune('0'+i)) + "].size")
+			}
+		} else {
+			m.Address = o.uint("core_layout.base")
+			m.Size = o.uint("core_layout.size") + o.uint("init_layout.size")
+		}
+		m.UsedBy = append(m.UsedBy, k.usersOf(o)...)
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// usersOf names the modules that use one.
+func (k *Kernel) usersOf(m object) []string {
+	at, err := k.entries(m.at("source_list"), "module_use", "source_list", maxUsers)
+	if err != nil {
 		return nil
 	}
-	field := func(off int64) uint64 {
-		v, err := k.space.Uint64(at + uint64(off))
-		if err != nil || off < 0 {
-			return 0
-		}
-		return v
+	name, ok := m.field("name")
+	if !ok {
+		return nil
 	}
-	tab, str, types := field(l.symTab), field(l.strTab), field(l.symTypes)
-	count := min(field(l.symNum)&0xFFFFFFFF, maxModuleSymbols)
+	var all []string
+	for _, a := range at {
+		use, err := k.load("module_use", a)
+		if err != nil {
+			continue
+		}
+		if s, err := k.space.CString(use.uint("source")+name.Off, int(min(name.Size, 64))); err == nil {
+			all = append(all, printable(s))
+		}
+	}
+	return all
+}
+
+// moduleSymbols reads the symbols of the loaded modules, in the order of /proc/kallsyms.
+func (k *Kernel) moduleSymbols() ([]Symbol, error) {
+	objects, err := k.modules()
+	if err != nil {
+		return nil, err
+	}
+	var all []Symbol
+	for _, m := range objects {
+		if len(all) >= maxModuleSymbols {
+			break
+		}
+		all = append(all, k.symbolsOf(m)...)
+	}
+	return all, nil
+}
+
+// Kallsyms gives what /proc/kallsyms shows to the guest's root: the kernel's own symbols, the modules' and those of BPF programs, in its order.
+// Trampolines of ftrace and kprobes are not in it.
+func (k *Kernel) Kallsyms() []Symbol {
+	mods, _ := k.moduleSymbols()
+	all := make([]Symbol, 0, len(k.own)+len(mods))
+	return append(append(append(all, k.own...), mods...), k.bpfSymbols()...)
+}
+
+// bpfSymbols are those of compiled BPF programs and trampolines (kernel/bpf/core.c, bpf_get_kallsym).
+func (k *Kernel) bpfSymbols() []Symbol {
+	head := k.address("bpf_kallsyms")
+	if head == 0 {
+		return nil
+	}
+	at, err := k.entries(head, "bpf_ksym", "lnode", maxModuleSymbols)
+	if err != nil {
+		return nil
+	}
+	var all []Symbol
+	for _, a := range at {
+		if s, err := k.load("bpf_ksym", a); err == nil {
+			all = append(all, Symbol{Addr: s.uint("start"), Type: 't', Name: s.text("name"), Module: "bpf"})
+		}
+	}
+	return all
+}
+
+// symbolsOf reads one module's symbols: struct mod_kallsyms, ELF symbols with a table of types (kernel/module/kallsyms.c). A module that is just
+// coming or going may have none.
+func (k *Kernel) symbolsOf(m object) []Symbol {
+	table, err := k.load("mod_kallsyms", m.uint("kallsyms"))
+	if err != nil {
+		return nil
+	}
+	tab, str, types := table.uint("symtab"), table.uint("strtab"), table.uint("typetab")
+	count := min(table.uint("num_symtab")&0xFFFFFFFF, maxModuleSymbols)
 	if tab == 0 || str == 0 || count == 0 {
 		return nil
 	}
@@ -57,33 +163,55 @@ func (k *Kernel) symbolsOf(mod uint64, name string) []Symbol {
 	if types == 0 || k.space.ReadAt(kinds, types) != nil {
 		kinds = nil
 	}
-	var all []Symbol
-	for i := uint64(1); i < count; i++ {
+	exported := k.exportsOf(m)
+	name := m.text("name")
+	all := make([]Symbol, 0, count)
+	for i := range count {
 		e := raw[i*elfSym:]
-		value, shndx := le.Uint64(e[8:]), le.Uint16(e[6:])
-		if value == 0 || shndx == 0 {
+		text, err := k.space.CString(str+uint64(le.Uint32(e)), 512)
+		if err != nil || text == "" {
 			continue
 		}
-		sym, err := k.space.CString(str+uint64(le.Uint32(e)), 512)
-		if err != nil || sym == "" {
-			continue
-		}
-		kind := byte('t')
+		s := Symbol{Addr: le.Uint64(e[8:]), Type: 't', Name: printable(text), Module: name}
 		if kinds != nil {
-			kind = kinds[i]
+			s.Type = kinds[i]
 		}
-		all = append(all, Symbol{Addr: value, Type: kind, Name: printable(sym), Module: name})
+		// kernel/kallsyms.c, s_show: capitals are for what is exported.
+		if s.Type = byte(unicode.ToLower(rune(s.Type))); exported[s.Addr] == s.Name {
+			s.Type = byte(unicode.ToUpper(rune(s.Type)))
+		}
+		if s.Type <= ' ' || s.Type >= 0x7F {
+			s.Type = '?'
+		}
+		all = append(all, s)
 	}
 	return all
 }
 
-// printable keeps what a guest wrote from acting on a terminal: control characters and what is not ASCII become '?'.
-func printable(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if c < 0x20 || c >= 0x7F {
-			b[i] = '?'
+// exportsOf gives the names that a module exports to all, by address: struct kernel_symbol of place-relative value and name
+// (CONFIG_HAVE_ARCH_PREL32_RELOCATIONS, which x86-64 always has since v4.19). What is exported to GPL modules alone is in another
+// table up to v6.18, which /proc/kallsyms does not look at (kernel/module/kallsyms.c, is_exported).
+func (k *Kernel) exportsOf(m object) map[uint64]string {
+	names := map[uint64]string{}
+	entry := k.structure("kernel_symbol")
+	value, ok := entry.field("value_offset")
+	label, ok2 := entry.field("name_offset")
+	if !ok || !ok2 || entry.size > 64 {
+		return names
+	}
+	at, n := m.uint("syms"), min(m.uint("num_syms")&0xFFFFFFFF, 1<<16)
+	raw := make([]byte, n*entry.size)
+	if n == 0 || k.space.ReadAt(raw, at) != nil {
+		return names
+	}
+	for i := range n {
+		place := func(f Field) uint64 {
+			off := i*entry.size + f.Off
+			return at + off + uint64(int64(int32(le.Uint32(raw[off:]))))
+		}
+		if s, err := k.space.CString(place(label), 512); err == nil {
+			names[place(value)] = printable(s)
 		}
 	}
-	return string(b)
+	return names
 }

@@ -1,23 +1,46 @@
 package guest
 
-import "errors"
+import (
+	"errors"
 
-// A Process is what the guest calls a process.
-type Process struct {
+	"vitrine.dev/vitrine/internal/mem"
+)
+
+// Bounds of what a guest can make us walk.
+const (
+	maxTasks   = 1 << 18
+	maxThreads = 1 << 16 // of one process
+	maxCPUs    = 8192    // Linux's own NR_CPUS at most
+)
+
+// An Owner is who user code belongs to.
+type Owner struct {
 	PID  int
 	Comm string
 }
 
-// maxTasks bounds the walk of the list of tasks.
-const maxTasks = 1 << 20
-
-// Current gives the task that runs on a CPU: the kernel's own current_task.
-func (k *Kernel) Current(cpu int) (task uint64, err error) {
+// perCPU is where a CPU's own variables are: their symbols' addresses are relative to it.
+func (k *Kernel) perCPU(cpu int) (uint64, error) {
 	table, err := k.Symbols.Lookup("__per_cpu_offset")
 	if err != nil {
 		return 0, err
 	}
-	base, err := k.space.Uint64(table.Addr + 8*uint64(cpu))
+	return k.space.Uint64(table.Addr + 8*uint64(cpu))
+}
+
+// numCPU is how many CPUs the kernel made room for.
+func (k *Kernel) numCPU() int {
+	if a := k.address("nr_cpu_ids"); a != 0 {
+		if n, err := k.space.Uint32(a); err == nil && n > 0 && n <= maxCPUs {
+			return int(n)
+		}
+	}
+	return max(1, k.t.NumCPU())
+}
+
+// Current gives the task that runs on a CPU: the kernel's own current_task.
+func (k *Kernel) Current(cpu int) (task uint64, err error) {
+	base, err := k.perCPU(cpu)
 	if err != nil {
 		return 0, err
 	}
@@ -30,36 +53,19 @@ func (k *Kernel) Current(cpu int) (task uint64, err error) {
 	return 0, errors.New("guest: no symbol current_task")
 }
 
-// process reads the name and number of a task.
-func (k *Kernel) process(task uint64) (Process, error) {
-	if k.lay.taskComm < 0 {
-		return Process{}, errNoBTF
-	}
-	comm, err := k.space.CString(task+uint64(k.lay.taskComm), 16)
-	if err != nil {
-		return Process{}, err
-	}
-	p := Process{PID: -1, Comm: printable(comm)}
-	if k.lay.taskTGID >= 0 {
-		pid, err := k.space.Uint32(task + uint64(k.lay.taskTGID))
-		if err != nil {
-			return Process{}, err
-		}
-		p.PID = int(int32(pid))
-	}
-	return p, nil
+// owner reads a task's name and process.
+func (k *Kernel) owner(task object) Owner {
+	return Owner{PID: int(task.int("tgid")), Comm: task.text("comm")}
 }
 
 // root is the page-table root of a task's memory, or 0 for a kernel thread.
-func (k *Kernel) root(task uint64) uint64 {
-	if k.lay.taskMM < 0 || k.lay.mmPGD < 0 {
+func (k *Kernel) root(task object) mem.Addr {
+	mm := task.uint("mm")
+	f, ok := k.structure("mm_struct").field("pgd")
+	if mm == 0 || !ok {
 		return 0
 	}
-	mm, err := k.space.Uint64(task + uint64(k.lay.taskMM))
-	if err != nil || mm == 0 {
-		return 0
-	}
-	pgd, err := k.space.Uint64(mm + uint64(k.lay.mmPGD))
+	pgd, err := k.space.Uint64(mm + f.Off)
 	if err != nil {
 		return 0
 	}
@@ -67,69 +73,73 @@ func (k *Kernel) root(task uint64) uint64 {
 	if err != nil {
 		return 0
 	}
-	return uint64(pa)
+	return pa
 }
 
 // ProcessAt tells which process ran user code with the given CR3 on a CPU. The CPU's current task may have changed since the
 // sample was taken: it counts only if its memory is CR3's; else the task whose memory that is, is looked for.
-func (k *Kernel) ProcessAt(cpu int, cr3 uint64) (Process, bool) {
-	root := cr3 & pteAddr &^ pageTableIsolation
-	if k.lay.mmPGD < 0 { // nothing to check it by
-		if task, err := k.Current(cpu); err == nil {
-			p, err := k.process(task)
-			return p, err == nil
-		}
-		return Process{}, false
-	}
+func (k *Kernel) ProcessAt(cpu int, cr3 uint64) (Owner, bool) {
+	root := mem.Addr(cr3 & pteAddr)
 	// Without isolation the root may have bit 12 set of its own.
-	matches := func(task uint64) bool {
+	matches := func(task object) bool {
 		r := k.root(task)
-		return r != 0 && (r == root || r == cr3&pteAddr)
+		return r != 0 && (r == root || r == root&^pageTableIsolation)
 	}
-	if task, err := k.Current(cpu); err == nil && matches(task) {
-		if p, err := k.process(task); err == nil {
-			k.remember(cr3, p)
-			return p, true
+	if addr, err := k.Current(cpu); err == nil {
+		if task, err := k.load("task_struct", addr); err == nil && matches(task) {
+			o := k.owner(task)
+			k.remember(root, o)
+			return o, true
 		}
 	}
-	if p, ok := k.names[cr3&pteAddr]; ok {
-		return p, true
+	if o, ok := k.names[uint64(root)]; ok {
+		return o, true
 	}
-	var found Process
-	k.eachTask(func(task uint64) bool {
-		if !matches(task) {
-			return true
+	all, err := k.leaders()
+	if err != nil {
+		return Owner{}, false
+	}
+	for _, addr := range all {
+		if task, err := k.load("task_struct", addr); err == nil && matches(task) {
+			o := k.owner(task)
+			k.remember(root, o)
+			return o, true
 		}
-		p, err := k.process(task)
-		if err == nil {
-			found = p
-			k.remember(cr3, p)
-		}
-		return false
-	})
-	return found, found.Comm != ""
+	}
+	return Owner{}, false
 }
 
 // remember keeps the process of a page-table root, for samples that come after it has gone.
-func (k *Kernel) remember(cr3 uint64, p Process) {
+func (k *Kernel) remember(root mem.Addr, o Owner) {
 	if len(k.names) > 4096 {
 		clear(k.names)
 	}
-	k.names[cr3&pteAddr] = p
+	k.names[uint64(root)] = o
 }
 
-// eachTask calls fn with each thread group's leader until it returns false.
-func (k *Kernel) eachTask(fn func(task uint64) bool) {
+// leaders gives the addresses of the thread groups' leaders, without the idle task.
+func (k *Kernel) leaders() ([]uint64, error) {
 	init, err := k.Symbols.Lookup("init_task")
-	if err != nil || k.lay.taskTasks < 0 {
-		return
+	if err != nil {
+		return nil, err
 	}
-	head := init.Addr + uint64(k.lay.taskTasks)
-	p, err := k.space.Uint64(head)
-	for n := 0; err == nil && p != head && n < maxTasks; n++ {
-		if !fn(p - uint64(k.lay.taskTasks)) {
-			return
-		}
-		p, err = k.space.Uint64(p)
+	f, ok := k.structure("task_struct").field("tasks")
+	if !ok {
+		return nil, errNoBTF
 	}
+	return k.entries(init.Addr+f.Off, "task_struct", "tasks", maxTasks)
+}
+
+// threads gives the addresses of a process's tasks, the leader among them.
+func (k *Kernel) threads(signal object) ([]uint64, error) {
+	return k.entries(signal.at("thread_head"), "task_struct", "thread_node", maxThreads)
+}
+
+// userSpace is the address space of a process's memory descriptor.
+func (k *Kernel) userSpace(mm object) (*Space, error) {
+	pa, _, err := k.space.Translate(mm.uint("pgd"))
+	if err != nil {
+		return nil, err
+	}
+	return &Space{ram: k.t, root: pa, levels: k.space.levels}, nil
 }

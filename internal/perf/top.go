@@ -56,7 +56,7 @@ type Top struct {
 	k         *guest.Kernel
 	name      string
 	functions map[functionKey]int
-	processes map[guest.Process]int
+	processes map[guest.Owner]int
 	samples   int
 	idle      int
 	lost      int
@@ -71,7 +71,7 @@ func NewTop(name string, k *guest.Kernel) *Top {
 
 // Reset begins anew.
 func (t *Top) Reset() {
-	t.functions, t.processes = map[functionKey]int{}, map[guest.Process]int{}
+	t.functions, t.processes = map[functionKey]int{}, map[guest.Owner]int{}
 	t.samples, t.idle, t.lost = 0, 0, 0
 }
 
@@ -98,7 +98,7 @@ func (t *Top) Add(s Sample) {
 	}
 	p, ok := t.k.ProcessAt(s.CPU, s.CR3)
 	if !ok {
-		p = guest.Process{PID: -1, Comm: "[unknown]"}
+		p = guest.Owner{PID: -1, Comm: "[unknown]"}
 	}
 	t.processes[p]++
 	t.functions[functionKey{p.Comm, "", UserMode}]++

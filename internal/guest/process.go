@@ -1,0 +1,337 @@
+package guest
+
+import (
+	"bytes"
+	"cmp"
+	"math/bits"
+	"slices"
+	"strings"
+	"time"
+
+	"vitrine.dev/vitrine/internal/mem"
+)
+
+// A Process is one that the guest runs, or one of its threads. The keys are promised.
+type Process struct {
+	PID        int       `json:"pid"` // of a thread its own, as TID elsewhere
+	PPID       int       `json:"ppid"`
+	TGID       int       `json:"tgid"`
+	Comm       string    `json:"comm"`
+	Cmdline    string    `json:"cmdline"` // arguments with blanks between; empty for kernel threads, and where they are swapped out
+	UID        uint32    `json:"uid"`     // effective
+	State      string    `json:"state"`   // a letter, as ps(1) has it
+	CPU        int       `json:"cpu"`     // where it runs, or ran last
+	CPUSeconds float64   `json:"cpu_seconds"`
+	RSSBytes   uint64    `json:"rss_bytes"`
+	Started    time.Time `json:"started"`
+	Cgroup     string    `json:"cgroup"`              // in the unified hierarchy (version 2)
+	Container  string    `json:"container,omitempty"` // by the cgroup's name
+	Namespaces Inodes    `json:"namespaces"`
+
+	Kernel bool   `json:"kernel_thread,omitempty"`
+	Task   uint64 `json:"-"` // address of its task_struct
+}
+
+// Inodes are the numbers by which namespaces are known (lsns(8)); 0 where there is none, as in a process that has ended.
+type Inodes struct {
+	Mount  uint32 `json:"mnt"`
+	PID    uint32 `json:"pid"`
+	Net    uint32 `json:"net"`
+	UTS    uint32 `json:"uts"`
+	IPC    uint32 `json:"ipc"`
+	Cgroup uint32 `json:"cgroup"`
+}
+
+// Processes gives the guest's processes by number; with threads, each of their tasks. What ended meanwhile may be missing.
+func (k *Kernel) Processes(threads bool) ([]Process, error) {
+	leaders, err := k.leaders()
+	if err != nil {
+		return nil, err
+	}
+	r := &taskReader{Kernel: k, boot: k.bootTime(), cgroups: map[uint64]string{}, spaces: map[uint64]Inodes{}}
+	all := make([]Process, 0, len(leaders))
+	seen := make(map[uint64]bool, len(leaders))
+	for _, addr := range leaders {
+		leader, err := r.task(addr)
+		if err != nil || seen[addr] {
+			continue
+		}
+		seen[addr] = true
+		signal, err := k.load("signal_struct", leader.uint("signal"))
+		if err != nil {
+			continue
+		}
+		tasks, err := k.threads(signal)
+		if err != nil {
+			tasks = []uint64{addr}
+		}
+		p := r.process(leader)
+		ns := signal.uint("sum_sched_runtime") // of threads that have ended
+		for _, a := range tasks {
+			t := leader
+			if a != addr {
+				if t, err = r.task(a); err != nil {
+					continue
+				}
+			}
+			ran := t.uint("se.sum_exec_runtime")
+			ns += ran
+			if threads {
+				q := p
+				if a != addr {
+					q = r.thread(p, t)
+				}
+				q.CPUSeconds = seconds(ran)
+				all = append(all, q)
+			}
+		}
+		if p.CPUSeconds = seconds(ns); !threads {
+			all = append(all, p)
+		}
+		if len(all) > maxTasks {
+			break
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Process) int { return cmp.Or(cmp.Compare(a.TGID, b.TGID), cmp.Compare(a.PID, b.PID)) })
+	return all, nil
+}
+
+func seconds(ns uint64) float64 { return float64(ns/1e6) / 1e3 }
+
+// A taskReader keeps what many tasks share while they are listed.
+type taskReader struct {
+	*Kernel
+	boot    time.Time
+	cgroups map[uint64]string // by struct css_set
+	spaces  map[uint64]Inodes // by struct nsproxy
+}
+
+// poison2 is what list_del_rcu leaves in prev (include/linux/poison.h).
+const poison2 = 0xdead000000000122
+
+// task reads a task and says errTorn of one that is none any more.
+func (r *taskReader) task(addr uint64) (object, error) {
+	t, err := r.load("task_struct", addr)
+	if err != nil {
+		return t, err
+	}
+	pid := t.int("pid")
+	if pid <= 0 || pid > 1<<22 || t.int("tgid") <= 0 || t.uint("signal") < kernelHalf || t.uint("thread_node.prev") == poison2 {
+		return t, errTorn // PID_MAX_LIMIT is 2^22
+	}
+	return t, nil
+}
+
+// pfKthread is PF_KTHREAD of task_struct.flags.
+const pfKthread = 0x00200000
+
+func (r *taskReader) process(t object) Process {
+	p := r.thread(Process{}, t)
+	if f, ok := t.field("tgid"); ok {
+		pid, _ := r.space.Uint32(t.uint("real_parent") + f.Off)
+		p.PPID = int(int32(pid))
+	}
+	p.Kernel = t.uint("flags")&pfKthread != 0
+	p.Cgroup = r.cgroup(t.uint("cgroups"))
+	p.Container = container(p.Cgroup)
+	if mm := t.uint("mm"); mm != 0 {
+		if m, err := r.load("mm_struct", mm); err == nil {
+			p.RSSBytes = r.resident(m)
+			p.Cmdline = r.cmdline(m)
+		}
+	}
+	return p
+}
+
+// thread is what threads have of their own; the rest is p's.
+func (r *taskReader) thread(p Process, t object) Process {
+	p.PID, p.TGID = int(t.int("pid")), int(t.int("tgid"))
+	p.Comm = t.text("comm")
+	p.State = taskState(t)
+	p.CPU = int(t.uint("thread_info.cpu", "cpu")) // in thread_info since v5.16 (bcf9033e5449)
+	p.Started = r.started(t)
+	p.Task = t.addr
+	p.Namespaces = r.namespaces(t)
+	if cred, err := r.load("cred", t.uint("real_cred")); err == nil {
+		p.UID = uint32(cred.uint("euid"))
+	}
+	return p
+}
+
+// taskState is the letter of a task's state, as fs/proc/array.c has it.
+func taskState(t object) string {
+	const (
+		uninterruptible = 0x02
+		noLoad          = 0x400
+		report          = 0x7f // TASK_REPORT
+		rtlockWait      = 0x1000
+		frozen          = 0x8000
+	)
+	s := t.uint("__state", "state") // 2f064a59a11f, v5.14
+	now := s | t.uint("exit_state")
+	switch {
+	case s&(uninterruptible|noLoad) == uninterruptible|noLoad:
+		return "I"
+	case now&report == 0 && s&(rtlockWait|frozen) != 0:
+		return "D"
+	}
+	const letters = "RSDTtXZP"
+	return string(letters[bits.Len64(now&report)])
+}
+
+// started is when a task began.
+func (r *taskReader) started(t object) time.Time {
+	ns := t.uint("start_boottime", "real_start_time") // cf25e24db61c, v5.5
+	if r.boot.IsZero() || ns > 1<<62 {
+		return time.Time{}
+	}
+	return r.boot.Add(time.Duration(ns)).Truncate(time.Millisecond)
+}
+
+// resident is the memory of a process that is in RAM: pages of files, anonymous and shared ones.
+func (k *Kernel) resident(mm object) uint64 {
+	const files, anonymous, shared = 0, 1, 3 // include/linux/mm_types_task.h
+	pages := int64(0)
+	for _, i := range []int{files, anonymous, shared} {
+		n := "[" + string(rune('0'+i)) + "]"
+		if mm.has("rss_stat.count" + n) { // up to v6.1
+			pages += mm.int("rss_stat.count" + n)
+			continue
+		}
+		// Counters of each CPU since v6.2 (f1a7941243c1).
+		pages += mm.int("rss_stat" + n + ".count")
+		if at := mm.uint("rss_stat" + n + ".counters"); at != 0 {
+			pages += k.perCPUSum(at)
+		}
+	}
+	if pages < 0 || pages > 1<<40 {
+		return 0
+	}
+	return uint64(pages) * mem.PageSize
+}
+
+// perCPUSum adds up a signed 32-bit variable of all CPUs.
+func (k *Kernel) perCPUSum(at uint64) (sum int64) {
+	for cpu := range k.numCPU() {
+		base, err := k.perCPU(cpu)
+		if err != nil {
+			break
+		}
+		v, err := k.space.Uint32(base + at)
+		if err != nil {
+			break
+		}
+		sum += int64(int32(v))
+	}
+	return sum
+}
+
+// maxCmdline bounds a command line in bytes.
+const maxCmdline = 4096
+
+func (k *Kernel) cmdline(mm object) string {
+	from, to := mm.uint("arg_start"), mm.uint("arg_end")
+	if to <= from {
+		return ""
+	}
+	s, err := k.userSpace(mm)
+	if err != nil {
+		return ""
+	}
+	b := make([]byte, min(to-from, maxCmdline))
+	n := 0
+	for n < len(b) { // as far as it is in memory
+		step := min(len(b)-n, int(mem.PageSize-(from+uint64(n))%mem.PageSize))
+		if s.ReadAt(b[n:n+step], from+uint64(n)) != nil {
+			break
+		}
+		n += step
+	}
+	b = bytes.TrimRight(b[:n], "\x00")
+	return printable(string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
+}
+
+// namespaces are those of a task's nsproxy, and the PID namespace of its own number.
+func (r *taskReader) namespaces(t object) Inodes {
+	at := t.uint("nsproxy")
+	if at == 0 {
+		return Inodes{}
+	}
+	if n, ok := r.spaces[at]; ok {
+		return n
+	}
+	proxy, err := r.load("nsproxy", at)
+	if err != nil {
+		return Inodes{}
+	}
+	number := func(field, name string) uint32 {
+		f, ok := r.structure(name).field("ns.inum")
+		p := proxy.uint(field)
+		if !ok || p == 0 {
+			return 0
+		}
+		v, _ := r.space.Uint32(p + f.Off)
+		return v
+	}
+	n := Inodes{
+		Mount: number("mnt_ns", "mnt_namespace"), PID: number("pid_ns_for_children", "pid_namespace"), Net: number("net_ns", "net"),
+		UTS: number("uts_ns", "uts_namespace"), IPC: number("ipc_ns", "ipc_namespace"), Cgroup: number("cgroup_ns", "cgroup_namespace"),
+	}
+	r.spaces[at] = n
+	return n
+}
+
+// cgroup is the path of a css_set's cgroup in the unified hierarchy.
+func (r *taskReader) cgroup(set uint64) string {
+	if set == 0 {
+		return ""
+	}
+	if path, ok := r.cgroups[set]; ok {
+		return path
+	}
+	path := ""
+	if s, err := r.load("css_set", set); err == nil {
+		if g, err := r.load("cgroup", s.uint("dfl_cgrp")); err == nil {
+			path = r.kernfsPath(g.uint("kn"))
+		}
+	}
+	r.cgroups[set] = path
+	return path
+}
+
+// kernfsPath is the path of a node of sysfs or a cgroup file system.
+func (k *Kernel) kernfsPath(node uint64) string {
+	var parts []string
+	for range 64 {
+		n, err := k.load("kernfs_node", node)
+		if err != nil {
+			return ""
+		}
+		up := n.uint("__parent", "parent") // 633488947ef6, v6.15
+		if up == 0 {
+			slices.Reverse(parts)
+			return "/" + strings.Join(parts, "/")
+		}
+		parts = append(parts, k.pointed(n, 256, "name"))
+		node = up
+	}
+	return ""
+}
+
+// container finds what container runtimes name a cgroup by: 64 hexadecimal digits, perhaps with a prefix and ".scope"; 12 are kept, as they do.
+func container(cgroup string) string {
+	parts := strings.Split(cgroup, "/")
+	for _, p := range slices.Backward(parts) {
+		p = strings.TrimSuffix(p, ".scope")
+		p = p[strings.LastIndexByte(p, '-')+1:]
+		if len(p) == 64 && strings.Trim(p, "0123456789abcdef") == "" {
+			return p[:12]
+		}
+	}
+	for i, p := range parts[:max(0, len(parts)-1)] {
+		if p == "lxc" || p == "lxc.payload" || p == "machine.slice" {
+			return parts[i+1]
+		}
+	}
+	return ""
+}
