@@ -87,4 +87,6 @@ func newRoot() *cobra.Command {
 }
 
 // verbs are all there are, in the order of the help.
-var verbs = []func() *cobra.Command{runVerb, lsVerb, stopVerb, topVerb, versionVerb}
+var verbs = []func() *cobra.Command{
+	runVerb, lsVerb, stopVerb, topVerb, psVerb, dmesgVerb, modulesVerb, mountsVerb, symbolsVerb, versionVerb,
+}
