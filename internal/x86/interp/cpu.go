@@ -1,3 +1,5 @@
+//go:generate go run ./gen
+
 // Package interp is the reference: it executes x86-64 instructions one at a time, as the SDM says.
 //
 // Code is decoded once into blocks of ops, each a handler and its operands; data goes through a software TLB. Both are
