@@ -189,32 +189,74 @@ func (q *Queue) walk(c *Chain, head uint16) error {
 	}
 }
 
+// Unpop puts back what Pop gave last: the next Pop gives it again. Several go back in the opposite order. As Pop, it belongs to Serve.
+func (q *Queue) Unpop(c *Chain) {
+	q.mu.Lock()
+	q.next--
+	q.stats.chains--
+	q.recycle(c)
+	q.inflight--
+	q.idle.Broadcast()
+	q.mu.Unlock()
+}
+
+// Size is how many descriptors the queue has, which bounds the chains that can be out.
+func (q *Queue) Size() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int(q.ring.Size)
+}
+
 // Push gives c back to the driver with its first n writable bytes written, and interrupts the driver if it wants that.
 // c must not be used afterwards.
 func (q *Queue) Push(c *Chain, n uint64) {
 	c.report(q.ram, n)
 	q.mu.Lock()
+	old := q.used
+	q.use(c, n)
+	q.publish(old)
+	q.mu.Unlock()
+}
+
+// PushAll is Push for several chains, of which the driver sees all or none. n[i] bytes of c[i] were written.
+func (q *Queue) PushAll(c []*Chain, n []uint64) {
+	for i := range c {
+		c[i].report(q.ram, n[i])
+	}
+	q.mu.Lock()
+	old := q.used
+	for i := range c {
+		q.use(c[i], n[i])
+	}
+	q.publish(old)
+	q.mu.Unlock()
+}
+
+// use writes c's entry of the used ring. q.mu is held.
+func (q *Queue) use(c *Chain, n uint64) {
 	r := &q.ring
 	e := r.Used + ringElems + usedElem*mem.Addr(q.used&(r.Size-1))
 	q.ram.Store32(e, uint32(c.head))
 	q.ram.Store32(e+4, uint32(n))
-	old := q.used
 	q.used++
-	q.ram.Store16(r.Used+ringIdx, q.used)
+	q.recycle(c)
+	q.inflight--
+}
+
+// publish shows the driver the used entries from old on, and interrupts it if it wants that. q.mu is held.
+func (q *Queue) publish(old uint16) {
+	q.ram.Store16(q.ring.Used+ringIdx, q.used)
 	want := q.wants(old, q.used)
 	if want {
 		q.stats.interrupts++
 	} else {
 		q.stats.suppressed++
 	}
-	q.recycle(c)
-	q.inflight--
 	// The interrupt is sent before the queue can be seen idle, so that a paused device is silent.
 	if want {
 		q.interrupt()
 	}
 	q.idle.Broadcast()
-	q.mu.Unlock()
 }
 
 // wants tells whether the driver wants an interrupt for used entries [old, now) (virtio 1.2 section 2.7.7.2).
