@@ -1,0 +1,102 @@
+package user
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+const nic tcpip.NICID = 1
+
+// What TCP keeps of a connection on the guest's side. The first few get large buffers, all others small ones: a guest decides how many there are.
+const (
+	largeBuffer  = 1 << 20
+	smallBuffer  = 64 << 10
+	largeBuffers = 32
+
+	// A guest is never far away: what it does not acknowledge soon it will not.
+	timeWait   = time.Second
+	maxRetries = 8
+	maxRTO     = 4 * time.Second
+)
+
+// A netstack is gVisor's, wired to the guest.
+type netstack struct {
+	*stack.Stack
+	link *link
+	tcp  *tcp.Forwarder
+	syns syns
+}
+
+func (n *Network) makeStack() {
+	s := stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol},
+	})
+	ns := &netstack{Stack: s, link: &link{out: &n.out}}
+	set := func(opt tcpip.SettableTransportProtocolOption) {
+		must(s.SetTransportProtocolOption(tcp.ProtocolNumber, opt))
+	}
+	sack, timewait, retries, rto := tcpip.TCPSACKEnabled(true), tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPMaxRetriesOption(maxRetries), tcpip.TCPMaxRTOOption(maxRTO)
+	set(&sack)
+	set(&timewait)
+	set(&retries)
+	set(&rto)
+	set(&tcpip.TCPReceiveBufferSizeRangeOption{Min: smallBuffer, Default: largeBuffer, Max: largeBuffer})
+	set(&tcpip.TCPSendBufferSizeRangeOption{Min: smallBuffer, Default: largeBuffer, Max: largeBuffer})
+
+	must(s.CreateNIC(nic, ns.link))
+	must(s.AddProtocolAddress(nic, tcpip.ProtocolAddress{
+		Protocol:          ipv4.ProtocolNumber,
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(Gateway.As4()), PrefixLen: Subnet.Bits()},
+	}, stack.AddressProperties{}))
+	// The stack answers in the name of every address.
+	must(s.SetPromiscuousMode(nic, true))
+	must(s.SetSpoofing(nic, true))
+	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+
+	ns.tcp = tcp.NewForwarder(s, largeBuffer, 2*maxOpening, n.acceptTCP)
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, n.tcpPacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, n.acceptUDP).HandlePacket)
+	n.stack = ns
+}
+
+// must is for what fails only if this package is wrong.
+func must(err tcpip.Error) {
+	if err != nil {
+		panic("BUG: network: " + err.String())
+	}
+}
+
+// inject gives the stack a packet of the guest's, which it takes over.
+func (n *Network) inject(v *buffer.View) {
+	n.once.Do(n.makeStack)
+	if n.stack == nil { // Close was first
+		v.Release()
+		return
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	n.stack.link.dispatcher.DeliverNetworkPacket(ipv4.ProtocolNumber, pkt)
+	pkt.DecRef()
+}
+
+// close ends all connections. What is just being made sees n.ctx, or is ended by the next round, until work is done.
+func (s *netstack) close(done <-chan struct{}) {
+	for {
+		for _, e := range s.RegisteredEndpoints() {
+			e.Abort()
+		}
+		select {
+		case <-done:
+			s.Destroy()
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
