@@ -3,6 +3,7 @@ package boottest
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"flag"
 	"fmt"
 	"io"
@@ -209,6 +210,9 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
+//go:embed testdata/hello32
+var hello32 []byte
+
 // initrd is checkinit and what it looks at; the file /given comes as an archive of its own, behind.
 func initrd(t *testing.T) []*boot.Image {
 	t.Helper()
@@ -217,10 +221,6 @@ func initrd(t *testing.T) []*boot.Image {
 		t.Fatal(err)
 	}
 	exe, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hello32, err := os.ReadFile("testdata/hello32")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package boottest
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/binary"
 	"os"
 	"strings"
@@ -23,25 +24,27 @@ const (
 	payloadLength = 0x24C
 )
 
+var (
+	//go:embed testdata/multiboot.bin
+	multibootImage []byte
+	//go:embed testdata/pvh.elf
+	pvhImage []byte
+)
+
 func TestImagesOfOtherProtocolsBoot(t *testing.T) {
 	for _, c := range []struct {
-		file     string
+		image    []byte
 		protocol boot.Protocol
 		end      machine.Exit
 		says     string
 	}{
-		{"testdata/multiboot.bin", boot.Multiboot, machine.Exit{Reason: machine.DebugExit, Status: 33},
-			"multiboot: testdata/multiboot.bin a=b c; module: what the module holds\n"},
-		{"testdata/pvh.elf", boot.PVH, machine.Exit{Reason: machine.PowerOff}, "pvh: a=b c; module: what the module holds\n"},
+		{multibootImage, boot.Multiboot, machine.Exit{Reason: machine.DebugExit, Status: 33},
+			"multiboot: kernel a=b c; module: what the module holds\n"},
+		{pvhImage, boot.PVH, machine.Exit{Reason: machine.PowerOff}, "pvh: a=b c; module: what the module holds\n"},
 	} {
-		t.Run(c.file, func(t *testing.T) {
+		t.Run(string(c.protocol), func(t *testing.T) {
 			on(t, func(t *testing.T, b hv.Backend) {
-				image, err := boot.Open("kernel", c.file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer image.Close()
-				o := guest{backend: b, kernel: image, cpus: 2, mib: 64, append: "a=b c",
+				o := guest{backend: b, kernel: boot.Bytes("kernel", c.image), cpus: 2, mib: 64, append: "a=b c",
 					initrd: []*boot.Image{boot.Bytes("module", []byte("what the module holds"))}}.run(t)
 				if o.Exit != c.end || o.console != c.says || o.facts.Protocol != c.protocol {
 					t.Errorf("it ended by %+v, said %q and was booted by %s; want %+v, %q, %s", o.Exit, o.console, o.facts.Protocol, c.end, c.says, c.protocol)

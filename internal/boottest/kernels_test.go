@@ -110,6 +110,7 @@ func TestKernelsRunPrograms(t *testing.T) {
 		{"2 CPUs", "", 2, true},
 		{"1 CPU, nokaslr", "nokaslr", 1, true},
 		{"2 CPUs, nokaslr", "nokaslr", 2, false},
+		{"7 CPUs", "", 7, false}, // more than the host may have
 	}
 	on(t, func(t *testing.T, b hv.Backend) {
 		eachKernel(t, func(t *testing.T, k *kernel.Kernel) {
