@@ -9,19 +9,27 @@ import (
 	"vitrine.dev/vitrine/internal/hv/soft"
 )
 
-// errNoKVMBackend is why KVM is not used even where it is good.
-var errNoKVMBackend = errors.New("works here, but its backend is not built yet")
+// A backend is what runs processors, and the rate of their time stamp counters.
+type backend interface {
+	hv.Backend
+	TSCHz() uint64
+}
 
 // chooseBackend gives what runs the processors, and the line that tells the user which it is and why.
-func chooseBackend(accel string) (hv.Backend, string, error) {
+func chooseBackend(accel string) (backend, string, error) {
 	if accel == Soft {
 		return soft.Backend{}, "using the CPU engine, as asked (slower than KVM)", nil
 	}
-	err := kvm.Probe()
+	b, err := kvm.Open()
 	if err == nil {
-		err = errNoKVMBackend
+		err = b.Stock()
 	}
-	if accel == KVM {
+	switch {
+	case err == nil && accel == KVM:
+		return b, "using KVM, as asked", nil
+	case err == nil:
+		err = errors.New("works here, but is used only where --accel kvm asks for it")
+	case accel == KVM:
 		return nil, "", fmt.Errorf("--accel kvm: %w: use --accel soft", err)
 	}
 	return soft.Backend{}, fmt.Sprintf("kvm: %v, using the CPU engine (slower)", err), nil

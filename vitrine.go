@@ -20,8 +20,6 @@ import (
 	"vitrine.dev/vitrine/internal/agent"
 	"vitrine.dev/vitrine/internal/control"
 	"vitrine.dev/vitrine/internal/host"
-	"vitrine.dev/vitrine/internal/hv"
-	"vitrine.dev/vitrine/internal/hv/soft"
 	"vitrine.dev/vitrine/internal/initramfs"
 	"vitrine.dev/vitrine/internal/kernel"
 	"vitrine.dev/vitrine/internal/machine"
@@ -42,7 +40,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if err := cfg.check(runtime.NumCPU()); err != nil {
 		return nil, err
 	}
-	backend, line, err := chooseBackend(cfg.Accel)
+	accel, line, err := chooseBackend(cfg.Accel)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +62,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if k.Release != "" {
 		cfg.Log(fmt.Sprintf("kernel %s (%s)", k.Release, k.Source))
 	}
-	if err := m.build(ctx, backend, k, image); err != nil {
+	if err := m.build(ctx, accel, k, image); err != nil {
 		m.clear()
 		return nil, err
 	}
@@ -72,14 +70,14 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 }
 
 // build puts the machine together and sets it going.
-func (m *Machine) build(ctx context.Context, backend hv.Backend, k *kernel.Kernel, image *boot.Image) error {
+func (m *Machine) build(ctx context.Context, accel backend, k *kernel.Kernel, image *boot.Image) error {
 	cfg := &m.cfg
 	var err error
 	if m.ram, err = mem.New(cfg.Memory); err != nil {
 		return err
 	}
 	if m.entry, err = host.Register(host.State{
-		Name: cfg.Name, VMM: "vitrine", PID: os.Getpid(), Accelerator: backend.Name(), CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
+		Name: cfg.Name, VMM: "vitrine", PID: os.Getpid(), Accelerator: accel.Name(), CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
 		Kernel: k.Release, State: "starting", Started: m.began.UTC().Truncate(time.Second),
 	}); err != nil {
 		return err
@@ -89,7 +87,7 @@ func (m *Machine) build(ctx context.Context, backend hv.Backend, k *kernel.Kerne
 		m.console.next, serial.In = cfg.Stdout, cfg.Stdin
 	}
 	if m.board, err = machine.New(machine.Config{
-		RAM: m.ram, CPUs: cfg.CPUs, Backend: backend, TSCHz: soft.TSCHz(),
+		RAM: m.ram, CPUs: cfg.CPUs, Backend: accel, TSCHz: accel.TSCHz(),
 		Serial: [2]machine.Serial{serial}, DebugExit: cfg.DebugExit,
 	}); err != nil {
 		return err

@@ -1,12 +1,15 @@
 package kvm
 
 // The invariant of this file: what a pointer handed to the kernel points to lives, and is as large as the request says, until
-// the call returns; no CPU enters the guest once its slot's pages are unmapped.
+// the call returns; a VM's slots are inside RAM that is mapped until after [VM.Close]; a CPU's area is mapped while anybody looks at it.
 
 import (
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine.dev/vitrine/internal/mem"
 )
 
 func ioctl(fd int, request, arg uintptr) (int, error) {
@@ -17,17 +20,81 @@ func ioctl(fd int, request, arg uintptr) (int, error) {
 	return int(v), nil
 }
 
-// setMemory shows page to the guest at base, as slot 0 (struct kvm_userspace_memory_region).
-func setMemory(vm int, base uint64, page []byte) error {
-	region := struct {
-		slot, flags      uint32
-		base, size, host uint64
-	}{0, 0, base, uint64(len(page)), uint64(uintptr(unsafe.Pointer(&page[0])))}
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(vm), setUserMemoryRegion, uintptr(unsafe.Pointer(&region)))
+// ioctlAt makes a request whose argument is p; T is the request's own type.
+func ioctlAt[T any](fd int, request uintptr, p *T) (int, error) {
+	v, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(p)))
 	if e != 0 {
-		return e
+		return int(v), e
 	}
-	return nil
+	return int(v), nil
 }
 
-func exitReason(area []byte) *uint32 { return (*uint32)(unsafe.Pointer(&area[exitReasonOffset])) }
+// setMemory shows host memory to the guest at base. A region of no size takes the slot away.
+func setMemory(vm int, slot, flags uint32, base, size uint64, host unsafe.Pointer) error {
+	region := memoryRegion{slot: slot, flags: flags, base: base, size: size, host: uint64(uintptr(host))}
+	_, err := ioctlAt(vm, setUserMemoryRegion, &region)
+	return err
+}
+
+// showRegion shows region r of ram to the guest.
+func showRegion(vm int, slot, flags uint32, ram *mem.Memory, r mem.Region) error {
+	return setMemory(vm, slot, flags, uint64(r.Base), r.Size, ram.Page(r.Base))
+}
+
+// dirtyBitmap asks which pages of a slot were written since it was asked last. bitmap has a bit for each page.
+func dirtyBitmap(vm int, slot uint32, bitmap []uint64) error {
+	log := struct {
+		slot, _ uint32
+		bitmap  unsafe.Pointer
+	}{slot: slot, bitmap: unsafe.Pointer(&bitmap[0])}
+	_, err := ioctlAt(vm, getDirtyLog, &log)
+	return err
+}
+
+// filterMSRs makes accesses to single MSRs exits of their own.
+func filterMSRs(vm int, msrs []uint32) error {
+	type span struct {
+		flags, n, base uint32
+		bitmap         unsafe.Pointer
+	}
+	var filter struct {
+		flags uint32
+		spans [16]span
+	}
+	denied := new(uint64)
+	for i, msr := range msrs {
+		filter.spans[i] = span{flags: 1 | 2, n: 1, base: msr, bitmap: unsafe.Pointer(denied)} // reads and writes
+	}
+	_, err := ioctlAt(vm, setMSRFilter, &filter)
+	return err
+}
+
+// tscOffset is what KVM adds to the host's counter for a CPU (Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET).
+func tscOffset(cpu int) (uint64, error) {
+	offset := new(uint64)
+	attr := struct {
+		flags, group uint32
+		attr         uint64
+		addr         unsafe.Pointer
+	}{addr: unsafe.Pointer(offset)}
+	_, err := ioctlAt(cpu, getDeviceAttr, &attr)
+	return *offset, err
+}
+
+// xsaveRequest reads or writes a whole XSAVE area, whose size is KVM_CAP_XSAVE2's.
+func xsaveRequest(cpu int, request uintptr, area []byte) error {
+	_, err := ioctlAt(cpu, request, &area[0])
+	return err
+}
+
+// view is the first bytes of b as a T.
+func view[T any](b []byte) *T {
+	var zero T
+	_ = b[unsafe.Sizeof(zero)-1]
+	return (*T)(unsafe.Pointer(&b[0]))
+}
+
+// immediate is the word of the run page that holds immediate_exit in its second byte. It is changed by others while the CPU runs.
+func (r *runPage) immediate() *atomic.Uint32 {
+	return (*atomic.Uint32)(unsafe.Pointer(r))
+}

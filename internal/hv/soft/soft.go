@@ -28,6 +28,9 @@ func TSCHz() uint64 { return interp.TSCHz() }
 // LAPICHz is the LAPIC timer's clock that CPUID leaf 15H promises, in Hz.
 const LAPICHz = interp.CrystalHz
 
+// TSCHz is [TSCHz].
+func (Backend) TSCHz() uint64 { return TSCHz() }
+
 // NewVM implements [hv.Backend]. The VM watches ram until ram is closed.
 func (Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
 	if err := fpu.Ready(); err != nil {

@@ -1,0 +1,32 @@
+package kvm
+
+import "time"
+
+// rdtsc reads the host's time stamp counter.
+func rdtsc() uint64
+
+// measureTSC is the rate of the host's counter against its monotonic clock, over 20 ms.
+func measureTSC() uint64 {
+	t0, c0 := time.Now(), rdtsc()
+	time.Sleep(20 * time.Millisecond)
+	t1, c1 := time.Now(), rdtsc()
+	return uint64(float64(c1-c0) / t1.Sub(t0).Seconds())
+}
+
+// TSC is the guest's time stamp counter as this CPU reads it, for the LAPIC's deadline timer. It may be called from any goroutine.
+func (v *VCPU) TSC() uint64 { return rdtsc() + v.offset.Load() }
+
+// learnOffset finds what lies between the host's counter and the guest's: as KVM says since Linux 5.16, else as it looks.
+func (v *VCPU) learnOffset() error {
+	offset, err := tscOffset(v.fd)
+	if err != nil {
+		before := rdtsc()
+		tsc, err := v.readMSR(msrTSC)
+		if err != nil {
+			return err
+		}
+		offset = tsc - (before + (rdtsc()-before)/2)
+	}
+	v.offset.Store(offset)
+	return nil
+}
