@@ -51,6 +51,7 @@ type Machine struct {
 	api     *control.Server
 	agents  net.Listener // where the agent connects; nil if exactly
 	shares  []wire.Share // directories over the root
+	blind   bool         // the kernel's modules were not found: what it needs may not be built in
 	began   time.Time
 
 	ended chan struct{} // closed when the board has stopped; exit and exitErr are set
@@ -270,5 +271,9 @@ func (m *Machine) untimely(when string) (int, error) {
 	if m.err != nil {
 		return StatusFailed, m.err
 	}
-	return m.fail("the guest ended (%v) %s", m.exit.Reason, when)
+	hint := ""
+	if m.blind {
+		hint = ": the kernel's modules were not found, give their tree by --modules"
+	}
+	return m.fail("the guest ended (%v) %s%s", m.exit.Reason, when, hint)
 }

@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -179,7 +180,8 @@ func (m *Machine) initramfs(k *kernel.Kernel) ([]byte, error) {
 		}
 	}
 	var modules []initramfs.Module
-	if k.Modules.Known() { // else all may be built in; the guest will say what is not
+	m.blind = !k.Modules.Known()
+	if !m.blind { // else all may be built in; the guest will say what is not
 		var missing []string
 		var err error
 		if modules, missing, err = k.Modules.Closure(drivers); err != nil {
@@ -202,17 +204,21 @@ func (m *Machine) runBoard(ctx context.Context, first *x86.State) {
 	close(m.ended)
 }
 
-// isLinux tells whether a kernel is one that our agent can be added to.
+// isLinux tells whether a kernel is one that our agent can be added to. What is no kernel at all passes for one: the loader says what is wrong.
 func isLinux(image *boot.Image) bool {
-	head := make([]byte, 0x210)
-	if _, err := image.ReadAt(head, 0); err != nil {
-		return true // the loader says what is wrong
-	}
+	head := make([]byte, 8192)
+	n, _ := image.ReadAt(head, 0)
 	if string(head[0x202:0x206]) == "HdrS" {
 		return true
 	}
 	if string(head[:4]) != "\x7fELF" {
-		return false
+		// Multiboot 0.6.96, 3.1: the magic is in the first 8192 bytes, aligned to 4.
+		for i := 0; i+4 <= n; i += 4 {
+			if binary.LittleEndian.Uint32(head[i:]) == 0x1BADB002 {
+				return false
+			}
+		}
+		return true
 	}
 	// init/version-timestamp.c: linux_banner; every vmlinux has it in its read-only data.
 	banner := []byte("Linux version ")

@@ -112,10 +112,12 @@ func TestLinuxIsToldFromOtherImages(t *testing.T) {
 	copy(elf, "\x7fELF")
 	banner := append([]byte(nil), elf...)
 	copy(banner[1<<20-5:], "Linux version 6.1") // across the edge of a read
+	multiboot := make([]byte, 60)
+	copy(multiboot[12:], "\x02\xb0\xad\x1b")
 	for name, c := range map[string]struct {
 		image []byte
 		want  bool
-	}{"bzImage": {bz, true}, "vmlinux": {banner, true}, "another ELF": {elf, false}, "a multiboot image": {make([]byte, 0x1000), false}} {
+	}{"bzImage": {bz, true}, "vmlinux": {banner, true}, "another ELF": {elf, false}, "a multiboot image": {multiboot, false}, "a text": {[]byte("hello"), true}} {
 		if got := isLinux(boot.Bytes(name, c.image)); got != c.want {
 			t.Errorf("%s: got %v, want %v", name, got, c.want)
 		}

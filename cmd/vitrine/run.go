@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -41,7 +43,10 @@ The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("cpus") && f.cpus == 0 { // which a Config takes for none given
+				return fmt.Errorf("--cpus 0: give 1 to %d", vitrine.MaxCPUs)
+			}
 			if err := f.parse(args); err != nil {
 				return err
 			}
@@ -51,7 +56,7 @@ The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.name, "name", "", "the guest's `NAME` and host name (default: made up)")
-	fl.IntVar(&f.cpus, "cpus", 0, "number of processors (default: 2)")
+	fl.IntVar(&f.cpus, "cpus", 0, "number of processors (default 2)")
 	fl.StringVar(&f.memory, "memory", "1G", "the guest's memory, `SIZE` like 512M")
 	fl.StringVar(&f.accel, "accel", vitrine.Auto, "what runs the processors: auto, kvm or soft")
 	fl.StringVar(&f.kernel, "kernel", "", "a bzImage, vmlinux or multiboot `FILE` (default: found or fetched)")
@@ -77,6 +82,9 @@ func (f *runFlags) parse(args []string) error {
 	var err error
 	if c.Memory, err = vitrine.ParseSize(f.memory); err != nil {
 		return fmt.Errorf("--memory: %w", err)
+	}
+	if c.Memory == 0 {
+		return fmt.Errorf("--memory %s: give 2M to 1T", f.memory)
 	}
 	for _, d := range f.disks {
 		path, ro := strings.CutSuffix(d, ":ro")
@@ -104,10 +112,13 @@ func (f *runFlags) parse(args []string) error {
 }
 
 // directory gives the absolute path of a directory, without symbolic links: it is the same in the guest.
-func directory(path string) (string, error) {
-	path, err := filepath.Abs(path)
+func directory(given string) (string, error) {
+	path, err := filepath.Abs(given)
 	if err == nil {
 		path, err = filepath.EvalSymlinks(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s is not there", given)
 	}
 	if err != nil {
 		return "", err

@@ -66,6 +66,8 @@ func TestBadCommandLinesSayWhatToDo(t *testing.T) {
 		"no such guest":    {"stop", "no-such-guest-anywhere"},
 		"unknown command":  {"ls", "x"},
 		`--accel "xen"`:    {"run", "-q", "--accel", "xen", "--", "true"},
+		"--cpus 0":         {"run", "-q", "--cpus", "0", "--", "true"},
+		"--memory 0":       {"run", "-q", "--memory", "0", "--", "true"},
 		"--cpus 1000":      {"run", "-q", "--cpus", "1000", "--", "true"},
 		"no such file":     {"run", "-q", "--kernel", "/no/such/kernel", "--", "true"},
 		"is a directory":   {"run", "-q", "--kernel", "/", "--", "true"},

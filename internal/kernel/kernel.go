@@ -51,7 +51,7 @@ func Find(ctx context.Context, o Options) (*Kernel, error) {
 	if err == nil {
 		return o.withModules(k)
 	}
-	o.Progress(err.Error() + "; looking further")
+	o.Progress(err.Error() + ": looking for another")
 	c, err := o.cache()
 	if err != nil {
 		return nil, err
@@ -144,27 +144,25 @@ func (o *Options) hosts() (*Kernel, error) {
 	}
 	rel := unix.ByteSliceToString(u.Release[:])
 	modules := filepath.Join("/lib/modules", rel)
-	err := errors.New("is not there")
+	err := fmt.Errorf("the host's own kernel (%s) has no image in /boot or %s", rel, modules)
 	for _, path := range []string{"/boot/vmlinuz-" + rel, filepath.Join(modules, "vmlinuz")} {
 		if e := unix.Access(path, unix.R_OK); e != nil {
 			if e == unix.EACCES {
-				err = fmt.Errorf("%s cannot be read by this user (sudo chmod a+r %s would allow it)", path, path)
+				err = fmt.Errorf("the host's own kernel, %s, cannot be read by this user (sudo chmod a+r %s would allow it)", path, path)
 			}
 			continue
 		}
 		m, e := OpenModules(modules, rel)
 		if e != nil {
-			err = e
-			break
+			return nil, fmt.Errorf("the host's own kernel (%s): %w", rel, e)
 		}
 		k := &Kernel{Path: path, Release: rel, Source: "the host's own", Modules: m}
 		if e := k.able(o.Needs); e != nil {
-			err = e
-			break
+			return nil, fmt.Errorf("the host's own kernel (%s): %w", rel, e)
 		}
 		return k, nil
 	}
-	return nil, fmt.Errorf("the host's kernel %s: %w", rel, err)
+	return nil, err
 }
 
 // able checks that the drivers are there and can be read.
