@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine.dev/vitrine/internal/hv"
+	"vitrine.dev/vitrine/internal/hv/kvm"
 	"vitrine.dev/vitrine/internal/hv/soft"
 	"vitrine.dev/vitrine/internal/initramfs"
 	"vitrine.dev/vitrine/internal/kernel"
@@ -38,8 +39,24 @@ func full(t *testing.T) {
 	}
 }
 
-// backends is what guests run on here.
-func backends() []hv.Backend { return []hv.Backend{soft.Backend{}} }
+// backends is what guests run on here; VITRINE_TEST_BACKEND names the one to use.
+var backends = sync.OnceValue(func() (all []hv.Backend) {
+	only := os.Getenv("VITRINE_TEST_BACKEND")
+	if only == "" || only == "soft" {
+		all = append(all, soft.Backend{})
+	}
+	k, err := kvm.Open()
+	if err == nil {
+		err = k.Stock()
+	}
+	if only == "kvm" && err != nil {
+		panic("VITRINE_TEST_BACKEND=kvm: " + err.Error())
+	}
+	if only != "soft" && err == nil {
+		all = append(all, k)
+	}
+	return all
+})
 
 // A guest is a machine to boot, and what becomes of it.
 type guest struct {
@@ -76,7 +93,7 @@ func (g guest) run(t *testing.T) outcome {
 	defer typed.Close()
 	screen := &screen{answers: g.answers, typed: typed, began: began}
 	m, err := machine.New(machine.Config{
-		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: soft.TSCHz(), DebugExit: true,
+		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: g.backend.(interface{ TSCHz() uint64 }).TSCHz(), DebugExit: true,
 		Serial: [2]machine.Serial{{In: keys, Out: screen}},
 	})
 	if err != nil {

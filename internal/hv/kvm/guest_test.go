@@ -382,8 +382,11 @@ func TestStateGoesToANewVM(t *testing.T) {
 		delete(s.MSR, Clock)
 		delete(s.MSR, 0x3B) // TSC_ADJUST follows the TSC
 	}
-	if !reflect.DeepEqual(first, second) {
-		t.Errorf("taken\n%+v\nbecame\n%+v", first, second)
+	a, b := reflect.ValueOf(*first), reflect.ValueOf(*second)
+	for i := range a.NumField() {
+		if x, y := a.Field(i).Interface(), b.Field(i).Interface(); !reflect.DeepEqual(x, y) {
+			t.Errorf("%s: %+v became %+v", a.Type().Field(i).Name, x, y)
+		}
 	}
 	h.runTo(t, hv.Halted)
 	if want := []uint32{0x10_0008}; !slices.Equal(h.io.outs, want) {

@@ -24,6 +24,9 @@ func inState(msr uint32) bool {
 	case msrTSC, msrAPICBase, msrTSCDeadline, msrEFER, msrLSTAR, msrFSBase, msrGSBase, msrKernelGSBase:
 		return false
 	}
+	if msr >= msrHyperV && msr < msrHyperVEnd {
+		return false // the guest has none
+	}
 	return msr < msrX2APIC || msr >= msrX2APICEnd
 }
 

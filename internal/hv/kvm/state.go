@@ -13,6 +13,8 @@ const (
 	msrTSCDeadline  = 0x6E0
 	msrX2APIC       = 0x800
 	msrX2APICEnd    = 0x900
+	msrHyperV       = 0x40000000
+	msrHyperVEnd    = 0x40000200
 	msrEFER         = 0xC0000080
 	msrLSTAR        = 0xC0000082
 	msrFSBase       = 0xC0000100

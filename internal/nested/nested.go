@@ -1,0 +1,143 @@
+// Package nested runs a command under a real KVM on a machine without one: QEMU's TCG emulates AMD's SVM with nested paging, so a
+// Linux that it boots has a working kvm_amd.
+//
+// Time means little in there. An exit from the inner guest takes some tens of microseconds; integer code runs at about a quarter of the host's speed.
+package nested
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"vitrine.dev/vitrine/internal/initramfs"
+	"vitrine.dev/vitrine/internal/kernel"
+	"vitrine.dev/vitrine/internal/kernel/decompress"
+)
+
+// QEMU is the program that is run.
+const QEMU = "qemu-system-x86_64"
+
+// A Job is a command to run in the outer guest.
+type Job struct {
+	Kernel  *kernel.Kernel   // the outer guest's, with modules: a Debian 6.1 is known to be good
+	Drivers []string         // beside kvm_amd
+	Init    []byte           // the program in init, built
+	Files   []initramfs.File // what the outer guest's root has, beside /dev, /proc, /sys, /tmp, /run
+	Command []string         // run in Dir with Env; its first word is a path
+	Dir     string
+	Env     []string
+	MiB     int       // the outer guest's memory
+	CPUs    int       // 0 is 1
+	CPU     string    // QEMU's -cpu; empty: DefaultCPU
+	Output  io.Writer // what the command writes; standard output and error are one
+}
+
+// DefaultCPU is all that TCG can do, but for the fifth level of page tables, which only costs time.
+const DefaultCPU = "max,-la57"
+
+// words are the outer kernel's command line: all that is no use here is left out.
+const words = "console=ttyS0 quiet mitigations=off nokaslr tsc=reliable no5lvl nowatchdog noresume edd=off audit=0 apparmor=0 " +
+	"cryptomgr.notests panic=-1"
+
+// Names of what the program in init finds, an argument a line, and where it answers.
+const (
+	CommandFile = "/nested/command"
+	EnvFile     = "/nested/env"
+	DirFile     = "/nested/dir"
+)
+
+// Run boots the outer guest and gives the command's status. An error means that there is none; it ends with the outer kernel's last words.
+func (j *Job) Run(ctx context.Context) (status int, err error) {
+	dir, err := os.MkdirTemp("", "nested")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := j.write(at("vmlinux"), at("initrd")); err != nil {
+		return 0, fmt.Errorf("nested: %w", err)
+	}
+	cpu := j.CPU
+	if cpu == "" {
+		cpu = DefaultCPU
+	}
+	accel := "tcg,tb-size=512"
+	if j.CPUs > 1 {
+		accel += ",thread=multi"
+	}
+	q := exec.CommandContext(ctx, QEMU, "-accel", accel, "-machine", "pc,usb=off,vmport=off", "-cpu", cpu,
+		"-smp", strconv.Itoa(max(j.CPUs, 1)), "-m", strconv.Itoa(j.MiB), "-nodefaults", "-no-reboot", "-display", "none",
+		"-serial", "file:"+at("console"), "-serial", "stdio", "-serial", "file:"+at("status"),
+		"-kernel", at("vmlinux"), "-initrd", at("initrd"), "-append", words)
+	var complaints bytes.Buffer
+	q.Stdout, q.Stderr = j.Output, &complaints
+	err = q.Run()
+	said, _ := os.ReadFile(at("status"))
+	if code, ok := strings.CutPrefix(strings.TrimSpace(string(said)), "exit "); ok {
+		return strconv.Atoi(code)
+	}
+	console, _ := os.ReadFile(at("console"))
+	lines := strings.Split(strings.TrimSpace(string(console)), "\n")
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return 0, fmt.Errorf("nested: the outer guest did not say how its command ended (%v)\n%s\n%s", err, complaints.Bytes(),
+		strings.Join(lines[max(0, len(lines)-30):], "\n"))
+}
+
+// write makes the outer guest's kernel and root.
+func (j *Job) write(vmlinux, initrd string) error {
+	image, err := os.ReadFile(j.Kernel.Path)
+	if err != nil {
+		return err
+	}
+	elf, err := unpack(image)
+	if err != nil {
+		return fmt.Errorf("%s: %w", j.Kernel.Path, err)
+	}
+	if err := os.WriteFile(vmlinux, elf, 0o600); err != nil {
+		return err
+	}
+	modules, missing, err := j.Kernel.Modules.Closure(append([]string{"kvm_amd"}, j.Drivers...))
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("kernel %s has no %s", j.Kernel.Path, strings.Join(missing, ", "))
+	}
+	lines := func(path string, l ...string) initramfs.File {
+		return initramfs.File{Path: path, Mode: 0o644, Data: []byte(strings.Join(l, "\n"))}
+	}
+	files := append([]initramfs.File{lines(CommandFile, j.Command...), lines(EnvFile, j.Env...), lines(DirFile, j.Dir)}, j.Files...)
+	root, err := initramfs.Pack(j.Init, modules, files...)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(initrd, root, 0o600)
+}
+
+// unpack gives the vmlinux in a bzImage (Linux Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length): QEMU boots that by
+// PVH, and the decompressor need not be emulated.
+func unpack(image []byte) ([]byte, error) {
+	if len(image) < 0x250 || string(image[0x202:0x206]) != "HdrS" {
+		return nil, errors.New("not a bzImage")
+	}
+	sectors := uint64(image[0x1F1])
+	if sectors == 0 {
+		sectors = 4
+	}
+	begin := (sectors+1)*512 + uint64(binary.LittleEndian.Uint32(image[0x248:]))
+	end := begin + uint64(binary.LittleEndian.Uint32(image[0x24C:]))
+	if end > uint64(len(image)) || end-begin < 4 {
+		return nil, errors.New("the payload is not inside")
+	}
+	return decompress.All(image[begin:end-4], 256<<20) // its length follows it
+}
