@@ -46,7 +46,11 @@ func (m *Machine) attachAgent(plug func(virtio.Device) error) error {
 			return fmt.Errorf("--volume %s:rw: %w: leave :rw out", v.Path, errors.ErrUnsupported)
 		}
 		tag := fmt.Sprintf("share%d", i)
-		if err := serve(plug, tag, hostfs.Export{Dir: v.Path, Rule: hostfs.Owner, Home: home}); err != nil {
+		err := serve(plug, tag, hostfs.Export{Dir: v.Path, Rule: hostfs.Owner, Home: home})
+		if errors.Is(err, hostfs.ErrPseudo) && v.Path == m.cfg.Dir {
+			continue // we stand in /proc or the like: the guest has its own
+		}
+		if err != nil {
 			return err
 		}
 		m.shares = append(m.shares, wire.Share{Tag: tag, Source: "/", Target: v.Path})

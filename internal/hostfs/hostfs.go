@@ -5,6 +5,7 @@
 package hostfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -16,6 +17,9 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
+
+// ErrPseudo is returned for a directory of a file system that has no files, only views of the host's kernel: it is not served.
+var ErrPseudo = errors.New("is a pseudo file system, which guests are not shown")
 
 // A Rule says which files of an export a guest sees.
 type Rule uint8
@@ -71,7 +75,7 @@ type Server struct {
 	fds fdCache
 }
 
-// New opens the directory of e.
+// New opens the directory of e. The error is ErrPseudo for one in /proc or the like.
 func New(e Export) (*Server, error) {
 	dir, err := filepath.Abs(e.Dir)
 	if err != nil {
@@ -81,6 +85,10 @@ func New(e Export) (*Server, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("hostfs: %s: %w", dir, err)
+	}
+	if barrier(fd) {
+		unix.Close(fd)
+		return nil, fmt.Errorf("hostfs: %s: %w", dir, ErrPseudo)
 	}
 	s := &Server{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), export: e, root: os.NewFile(uintptr(fd), dir),

@@ -3,6 +3,7 @@ package hostfs
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -222,6 +223,17 @@ func TestHostRootHidesPseudoFileSystems(t *testing.T) {
 	}
 	if id, _ := c.path("etc/passwd"); id == 0 {
 		t.Error("/etc/passwd is absent")
+	}
+}
+
+func TestPseudoFileSystemsAreNoExports(t *testing.T) {
+	for _, dir := range []string{"/proc", "/proc/self", "/sys/kernel"} {
+		if s, err := New(Export{Dir: dir, Rule: Owner}); !errors.Is(err, ErrPseudo) {
+			t.Errorf("%s: %v", dir, err)
+			if err == nil {
+				s.Close()
+			}
+		}
 	}
 }
 
