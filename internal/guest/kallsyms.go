@@ -36,7 +36,7 @@ func Kallsyms(image []byte, text uint64) ([]Symbol, error) {
 		if !ok {
 			continue
 		}
-		addrs, ok := n.findAddresses(image, t, text)
+		addrs, ok := n.findAddresses(image, t, text, text)
 		if !ok {
 			continue
 		}
@@ -71,6 +71,9 @@ func findTokens(image []byte, from int) (*tokens, int) {
 // tokensAt reads the token table whose token '0' is at p, and demands that the index behind agrees on each of the 256.
 func tokensAt(image []byte, p int) *tokens {
 	end := p
+	if p > len(image) {
+		return nil
+	}
 	for range 256 - '0' {
 		n := bytes.IndexByte(image[end:min(end+512, len(image))], 0)
 		if n < 0 {
@@ -212,8 +215,9 @@ func (n *names) fits(image []byte, end int, marks []uint32) bool {
 	return end-p < 8 // alignment alone may lie between names and markers
 }
 
-// findAddresses tries the places and forms that addresses have had, and takes the first that ascends and begins the kernel at text.
-func (n *names) findAddresses(image []byte, t *tokens, text uint64) ([]uint64, bool) {
+// findAddresses tries the places and forms that addresses have had, and takes the first that ascends and begins the kernel at text; text 0
+// stands for not known. at is where the image begins, to which place-relative addresses refer.
+func (n *names) findAddresses(image []byte, t *tokens, text, at uint64) ([]uint64, bool) {
 	size := n.count * 4
 	var tries [][2]int // offsets, and relative_base or -1
 	for _, align := range []int{8, 4} {
@@ -240,7 +244,11 @@ func (n *names) findAddresses(image []byte, t *tokens, text uint64) ([]uint64, b
 			if base >= 0 {
 				b = le.Uint64(image[base:])
 			}
-			if addrs, ok := decodeAddresses(image[off:off+size], form, b, text+uint64(off), text); ok {
+			begin := text
+			if text == 0 && base >= 0 {
+				begin = b // the lowest that is not absolute is _text
+			}
+			if addrs, ok := decodeAddresses(image[off:off+size], form, b, at+uint64(off), begin); ok {
 				return addrs, true
 			}
 		}
@@ -275,7 +283,7 @@ func decodeAddresses(table []byte, form int, base, at, text uint64) ([]uint64, b
 		if a < last {
 			return nil, false
 		}
-		begins = begins || a == text
+		begins = begins || a == text || text == 0 && a%(2<<20) == 0
 		addrs, last = append(addrs, a), a
 	}
 	return addrs, begins

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -28,13 +29,16 @@ const (
 	maxBTF   = 64 << 20
 )
 
-// Open finds the kernel that t runs, by the registers of the first CPU that is inside of one.
+// Open finds the kernel that t runs: by the registers of the first CPU that is inside of one, or, where no CPU's can be had, by
+// searching its memory.
 func Open(t Target) (*Kernel, error) {
-	first := error(ErrNoRegisters)
+	var first error
 	for i := range t.NumCPU() {
 		var r x86.Regs
 		if err := t.CPU(i, &r); err != nil {
-			first = err
+			if !errors.Is(err, ErrNoRegisters) {
+				first = err
+			}
 			continue
 		}
 		space, err := KernelSpace(t, &r)
@@ -45,6 +49,9 @@ func Open(t Target) (*Kernel, error) {
 			}
 		}
 		first = err
+	}
+	if first == nil {
+		return search(t)
 	}
 	return nil, first
 }
@@ -77,6 +84,19 @@ func openIn(t Target, space *Space) (*Kernel, error) {
 	}
 	k.Refresh()
 	return k, nil
+}
+
+// VMCoreInfo is the note that the kernel keeps for who reads its dumps (CONFIG_VMCORE_INFO), or nil.
+func (k *Kernel) VMCoreInfo() []byte {
+	at, size := k.variable("vmcoreinfo_data"), k.variable("vmcoreinfo_size")
+	if at == 0 || size == 0 || size > 4096 {
+		return nil
+	}
+	b := make([]byte, size)
+	if k.space.ReadAt(b, at) != nil || !bytes.HasPrefix(b, infoPrefix) {
+		return nil
+	}
+	return b
 }
 
 // BTF is the kernel's own, or nil where it has none.
