@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
@@ -16,6 +17,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/control"
 	"vitrine.dev/vitrine/internal/guest"
+	"vitrine.dev/vitrine/internal/guest/dump"
 	"vitrine.dev/vitrine/internal/host"
 )
 
@@ -27,9 +29,12 @@ type view struct {
 	close  func()
 }
 
-// look opens the guest that a verb names.
+// look opens the guest that a verb names, or the dump of one.
 func look(ctx context.Context, name string) (*view, error) {
 	e, err := host.Find(name)
+	if strings.Contains(name, "/") || err != nil && isFile(name) {
+		return lookAtDump(name)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +53,24 @@ func look(ctx context.Context, name string) (*view, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+func isFile(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.Mode().IsRegular()
+}
+
+func lookAtDump(path string) (*view, error) {
+	d, err := dump.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	k, err := guest.Open(d)
+	if err != nil {
+		d.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &view{Kernel: k, name: filepath.Base(path), target: d, close: func() { d.Close() }}, nil
 }
 
 // lookVerb makes a verb that looks into one guest: fn prints what it sees. more says how many arguments may follow the guest.
