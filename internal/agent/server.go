@@ -46,7 +46,7 @@ func (s *server) serve() error {
 			if err != nil {
 				s.fail(0, 125, err)
 			} else {
-				err = s.conn.Send(wire.TypeReady, 0, nil)
+				s.conn.Send(wire.TypeReady, 0, nil) // a broken connection is seen by the next read
 			}
 		case wire.TypeStart:
 			var m wire.Start

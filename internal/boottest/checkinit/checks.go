@@ -322,7 +322,7 @@ func checkLog(map[string]string) error {
 		}
 	}
 	if len(bad) > 0 {
-		return fmt.Errorf("it has\n\t%s\n", strings.Join(bad, "\n\t"))
+		return fmt.Errorf("it has\n\t%s", strings.Join(bad, "\n\t"))
 	}
 	return nil
 }

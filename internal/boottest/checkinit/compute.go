@@ -44,7 +44,7 @@ func compute(w io.Writer) {
 		f += float64(math.Sqrt(x)) + float64(1/x) + float64(x*x*1e-9) - float64(math.Floor(x/3)) + float64(float32(x)/7)
 	}
 	say("float", strconv.FormatFloat(f, 'x', -1, 64))
-	for _, x := range []float64{0.1, math.Pi, 1e300, 5e-324, math.Inf(1), math.NaN(), -0.0, 123456789.987654321} {
+	for _, x := range []float64{0.1, math.Pi, 1e300, 5e-324, math.Inf(1), math.NaN(), math.Copysign(0, -1), 123456789.987654321} {
 		say("print", fmt.Sprintf("%v %x %.3e %d", x, x, x, int64(math.Float64bits(x))))
 	}
 	for _, x := range []float64{-2.5, 1e10, 9.3e18, -9.2e18, 0.49999999999999994} {

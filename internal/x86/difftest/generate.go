@@ -43,15 +43,15 @@ var classes = []struct {
 // enumerate asks the decoder for every opcode with every prefix and ModRM byte, and keeps one of each kind.
 func enumerate(mode decode.Mode) [][]form {
 	type kind struct {
-		op       decode.Op
-		opmap    uint8
-		opcode   uint8
-		pfx      uint8
-		w, mem   bool
-		reg      uint8
-		flags    decode.Flags
-		args     [4]decode.Kind
-		imm, sti uint8
+		op     decode.Op
+		opmap  uint8
+		opcode uint8
+		pfx    uint8
+		w, mem bool
+		reg    uint8
+		flags  decode.Flags
+		args   [4]decode.Kind
+		sti    uint8
 	}
 	out := make([][]form, len(classes))
 	seen := map[kind]bool{}

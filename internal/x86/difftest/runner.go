@@ -112,7 +112,7 @@ func (r *Runner) Random(rng *rand.Rand, n int, until func() bool, found func(*Mi
 		if d == nil {
 			continue
 		}
-		m := r.shrink(c, d)
+		m := r.shrink(c)
 		if m != nil && !found(m) {
 			return nil
 		}
@@ -137,7 +137,7 @@ func executed(c *Case, rip uint64) (n uint64) {
 }
 
 // shrink replaces instructions by NOPs as long as something differs. It returns nil where nothing differs the second time.
-func (r *Runner) shrink(c *Case, d []string) *Mismatch {
+func (r *Runner) shrink(c *Case) *Mismatch {
 	d, err := r.Try(c)
 	if d == nil || err != nil {
 		return nil

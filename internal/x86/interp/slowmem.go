@@ -190,23 +190,6 @@ func (c *CPU) probeWrite(va, n uint64) bool {
 	}
 }
 
-// probeRead raises what a load of n bytes at va would raise.
-func (c *CPU) probeRead(va, n uint64) bool {
-	if c.leavesCanonical(va, n) {
-		return c.nonCanonical()
-	}
-	for {
-		if _, ok := c.translate(va, false); !ok {
-			return false
-		}
-		k := 4096 - va&0xFFF
-		if n <= k {
-			return true
-		}
-		va, n = va+k, n-k
-	}
-}
-
 // slowRMW gives the host address of the size bytes at va for an atomic read-modify-write, after which the caller reports the write to
 // c.ram.Written and calls ownMail. p is nil, with ok, where there is none: a device, a watched page, or an access that crosses pages; then
 // the caller holds c.vm.split over a load and a store.
@@ -222,16 +205,6 @@ func (c *CPU) slowRMW(va, size uint64) (p unsafe.Pointer, pa mem.Addr, ok bool) 
 		return nil, 0, ok
 	}
 	return unsafe.Pointer(pl.e.at8(va & 0xFFF)), pl.pa, true
-}
-
-// hostPage gives the host address of the byte at va, for bulk work inside its page. p is nil, with ok, where each access must be
-// looked at: a device, a watched page, or a store to a page whose writes are tracked.
-func (c *CPU) hostPage(va uint64, write bool) (p unsafe.Pointer, ok bool) {
-	pl, ok := c.translate(va, write)
-	if !ok || pl.e == nil || c.aligned || write && pl.e.write != va&^0xFFF {
-		return nil, ok
-	}
-	return unsafe.Pointer(pl.e.at8(va & 0xFFF)), true
 }
 
 // physRead reads inside one page: a device, or RAM that is being watched.
