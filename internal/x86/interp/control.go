@@ -318,7 +318,8 @@ func (c *CPU) watchPort(port, n uint64) {
 
 // beforeStep looks for instruction breakpoints, where c.step is set. It returns false with the #DB raised.
 func (c *CPU) beforeStep() bool {
-	c.dbHits, c.noTrap, c.tf = 0, false, c.flags&x86.TF != 0
+	c.dbHits, c.dbHeld = c.dbHeld, 0
+	c.noTrap, c.tf = false, c.flags&x86.TF != 0
 	if c.flags&x86.RF != 0 {
 		c.flags &^= x86.RF
 		return true
@@ -336,14 +337,18 @@ func (c *CPU) beforeStep() bool {
 	if hits == 0 {
 		return true
 	}
-	c.dr[6] = c.dr[6]&^0xF | hits
+	c.dr[6] = c.dr[6]&^0xF | hits | c.dbHits
 	return c.raise(x86.DB)
 }
 
 // afterStep raises the debug trap that the instruction just executed has earned. It returns false with the #DB raised.
 func (c *CPU) afterStep() bool {
 	hits := c.dbHits
-	if c.tf && !c.noTrap {
+	if c.noTrap { // SDM vol. 3A 6.8.3
+		c.dbHeld = hits
+		return true
+	}
+	if c.tf {
 		hits |= dr6BS
 	}
 	if hits == 0 {

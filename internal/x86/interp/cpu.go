@@ -52,6 +52,7 @@ type CPU struct {
 	aligned bool      // alignment is checked: CR0.AM, RFLAGS.AC and CPL 3
 	ext     uint32    // EXT bit of error codes raised now: 1 during the delivery of an event that no instruction asked for
 	dbHits  uint64    // data and I/O breakpoints hit by the instruction being stepped
+	dbHeld  uint64    // those of one that loaded SS, told behind the next instruction, or never if that faults
 	tf      bool      // RFLAGS.TF was set before it
 	noTrap  bool      // it loaded SS: no debug trap behind it
 

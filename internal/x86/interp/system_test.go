@@ -306,6 +306,7 @@ func TestDebugTraps(t *testing.T) {
 		{"a breakpoint for writes", "908804250800300090f4", [8]uint64{1: testData + 8, 7: 1<<2 | 1<<20}, 8, 2, false},
 		{"it does not see reads", "8a042508003000f490", [8]uint64{1: testData + 8, 7: 1<<2 | 1<<20}, 0, 0, false},
 		{"one for reads and writes, of four bytes", "8a0425070030008a04250a003000f4", [8]uint64{2: testData + 8, 7: 1<<4 | 0xF<<24}, 14, 4, false},
+		{"one that a load of SS hits, behind the next instruction", "8e1425080030009090f4", [8]uint64{2: testData + 8, 7: 1<<4 | 0xF<<24}, 8, 4, false},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			c := guest(t, false, g.code)
