@@ -134,3 +134,9 @@ func (q *queue) drop() {
 	q.count--
 	q.ready = false
 }
+
+func (q *queue) connected() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.wake != nil
+}

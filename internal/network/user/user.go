@@ -187,3 +187,9 @@ func routable(a netip.Addr) bool {
 }
 
 var dialer = net.Dialer{Timeout: dialTimeout}
+
+// SetName says what the guest is called. It comes before the first frame.
+func (n *Network) SetName(name string) { n.cfg.Name = name }
+
+// Connected tells whether the guest has a driver that uses its card.
+func (n *Network) Connected() bool { return n.out.connected() }
