@@ -1,7 +1,6 @@
 package vitrine
 
 import (
-	"errors"
 	"fmt"
 
 	"vitrine.dev/vitrine/internal/hv"
@@ -25,10 +24,8 @@ func chooseBackend(accel string) (backend, string, error) {
 		err = b.Stock()
 	}
 	switch {
-	case err == nil && accel == KVM:
-		return b, "using KVM, as asked", nil
 	case err == nil:
-		err = errors.New("works here, but is used only where --accel kvm asks for it")
+		return b, "using KVM", nil
 	case accel == KVM:
 		return nil, "", fmt.Errorf("--accel kvm: %w: use --accel soft", err)
 	}

@@ -5,5 +5,7 @@
 //
 // By default two kernels are booted, each a few times. VITRINE_TEST_FULL=1, or -full behind -args, boots all kernels in all ways (./dev test-kernels).
 // A test binary made by go test -c runs elsewhere: VITRINE_TEST_KERNEL names a bzImage to boot instead of those that are fetched, and
-// VITRINE_TEST_INIT checkinit's executable, where there is no go command to build it.
+// VITRINE_TEST_INIT checkinit's executable, where there is no go command to build it. VITRINE_TEST_BACKEND (soft, kvm) names the one backend to run on,
+// VITRINE_TEST_NOT the checks to leave out, as commas part them, on a processor that is itself not right, VITRINE_TEST_PATIENCE by how much
+// longer guests may take.
 package boottest

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,12 @@ func full(t *testing.T) {
 		t.Skip("neither VITRINE_TEST_FULL=1 nor -full is given (./dev test-kernels gives it)")
 	}
 }
+
+// patience is by how much longer than on an ordinary host things may take here.
+var patience = func() int {
+	n, _ := strconv.Atoi(os.Getenv("VITRINE_TEST_PATIENCE"))
+	return max(n, 1)
+}()
 
 // backends is what guests run on here; VITRINE_TEST_BACKEND names the one to use.
 var backends = sync.OnceValue(func() (all []hv.Backend) {
@@ -115,6 +122,7 @@ func (g guest) run(t *testing.T) outcome {
 	if timeout == 0 {
 		timeout = 2 * time.Minute
 	}
+	timeout *= time.Duration(patience)
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	exit, err := m.Run(ctx, first)
@@ -269,7 +277,8 @@ func linux(t *testing.T, k *kernel.Kernel, cpus int, mib uint64, words string) g
 	t.Cleanup(func() { image.Close() })
 	return guest{
 		kernel: image, initrd: initrd(t), cpus: cpus, mib: mib,
-		append: fmt.Sprintf("console=ttyS0 panic=-1 check.cpus=%d check.mib=%d check.given=%s %s", cpus, mib, given, words),
+		append: fmt.Sprintf("console=ttyS0 panic=-1 check.cpus=%d check.mib=%d check.given=%s check.not=%s %s", cpus, mib, given,
+			os.Getenv("VITRINE_TEST_NOT"), words),
 	}
 }
 

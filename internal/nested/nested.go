@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vitrine.dev/vitrine/internal/hv/soft"
 	"vitrine.dev/vitrine/internal/initramfs"
 	"vitrine.dev/vitrine/internal/kernel"
 	"vitrine.dev/vitrine/internal/kernel/decompress"
@@ -25,36 +26,38 @@ import (
 // QEMU is the program that is run.
 const QEMU = "qemu-system-x86_64"
 
-// A Job is a command to run in the outer guest.
+// A Job is commands to run in the outer guest.
 type Job struct {
 	Kernel  *kernel.Kernel   // the outer guest's, with modules: a Debian 6.1 is known to be good
 	Drivers []string         // beside kvm_amd
 	Init    []byte           // the program in init, built
 	Files   []initramfs.File // what the outer guest's root has, beside /dev, /proc, /sys, /tmp, /run
-	Command []string         // run in Dir with Env; its first word is a path
-	Dir     string
-	Env     []string
-	MiB     int       // the outer guest's memory
-	CPUs    int       // 0 is 1
-	CPU     string    // QEMU's -cpu; empty: DefaultCPU
-	Output  io.Writer // what the command writes; standard output and error are one
+	// Commands are run in Dir with Env, in this order, until one fails. The first word of each is a path.
+	Commands [][]string
+	Dir      string
+	Env      []string
+	MiB      int       // the outer guest's memory
+	CPUs     int       // 0 is 1
+	CPU      string    // QEMU's -cpu; empty: DefaultCPU
+	Output   io.Writer // what the command writes; standard output and error are one
 }
 
 // DefaultCPU is all that TCG can do, but for the fifth level of page tables, which only costs time.
 const DefaultCPU = "max,-la57"
 
-// words are the outer kernel's command line: all that is no use here is left out.
+// words are the outer kernel's command line: all that is no use here is left out. The rate of the TSC, which is the host's in TCG, is told:
+// on a busy host Linux measures a fraction of it.
 const words = "console=ttyS0 quiet mitigations=off nokaslr tsc=reliable no5lvl nowatchdog noresume edd=off audit=0 apparmor=0 " +
-	"cryptomgr.notests panic=-1"
+	"cryptomgr.notests panic=-1 tsc_early_khz="
 
-// Names of what the program in init finds, an argument a line, and where it answers.
+// Names of what the program in init finds: commands, a line each, words parted by NUL; environment, a line each; a directory.
 const (
-	CommandFile = "/nested/command"
+	CommandFile = "/nested/commands"
 	EnvFile     = "/nested/env"
 	DirFile     = "/nested/dir"
 )
 
-// Run boots the outer guest and gives the command's status. An error means that there is none; it ends with the outer kernel's last words.
+// Run boots the outer guest and gives the last command's status. An error means that there is none; it ends with the outer kernel's last words.
 func (j *Job) Run(ctx context.Context) (status int, err error) {
 	dir, err := os.MkdirTemp("", "nested")
 	if err != nil {
@@ -76,7 +79,7 @@ func (j *Job) Run(ctx context.Context) (status int, err error) {
 	q := exec.CommandContext(ctx, QEMU, "-accel", accel, "-machine", "pc,usb=off,vmport=off", "-cpu", cpu,
 		"-smp", strconv.Itoa(max(j.CPUs, 1)), "-m", strconv.Itoa(j.MiB), "-nodefaults", "-no-reboot", "-display", "none",
 		"-serial", "file:"+at("console"), "-serial", "stdio", "-serial", "file:"+at("status"),
-		"-kernel", at("vmlinux"), "-initrd", at("initrd"), "-append", words)
+		"-kernel", at("vmlinux"), "-initrd", at("initrd"), "-append", words+strconv.FormatUint(soft.TSCHz()/1000, 10))
 	var complaints bytes.Buffer
 	q.Stdout, q.Stderr = j.Output, &complaints
 	err = q.Run()
@@ -89,7 +92,7 @@ func (j *Job) Run(ctx context.Context) (status int, err error) {
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	return 0, fmt.Errorf("nested: the outer guest did not say how its command ended (%v)\n%s\n%s", err, complaints.Bytes(),
+	return 0, fmt.Errorf("nested: the outer guest did not say how its commands ended (%v)\n%s\n%s", err, complaints.Bytes(),
 		strings.Join(lines[max(0, len(lines)-30):], "\n"))
 }
 
@@ -116,7 +119,11 @@ func (j *Job) write(vmlinux, initrd string) error {
 	lines := func(path string, l ...string) initramfs.File {
 		return initramfs.File{Path: path, Mode: 0o644, Data: []byte(strings.Join(l, "\n"))}
 	}
-	files := append([]initramfs.File{lines(CommandFile, j.Command...), lines(EnvFile, j.Env...), lines(DirFile, j.Dir)}, j.Files...)
+	var commands []string
+	for _, c := range j.Commands {
+		commands = append(commands, strings.Join(c, "\x00"))
+	}
+	files := append([]initramfs.File{lines(CommandFile, commands...), lines(EnvFile, j.Env...), lines(DirFile, j.Dir)}, j.Files...)
 	root, err := initramfs.Pack(j.Init, modules, files...)
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ const policy = `
 	.                 < internal/agent, internal/control, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/x86
 	cmd               < ., internal/agent, internal/control, internal/guest, internal/host, internal/kernel, internal/perf
 	internal/boottest < ., internal/agent, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
-	internal/nested   < internal/initramfs, internal/kernel
+	internal/nested   < internal/hv, internal/initramfs, internal/kernel
 	internal/bench    < ., internal/agent, internal/host, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
 	internal/policy   <
 `

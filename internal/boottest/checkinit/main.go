@@ -3,7 +3,7 @@
 //
 // Words of the kernel's command line that begin with "check." say what to expect:
 // check.cpus=N, check.mib=N (of memory), check.given=WORD (in the file /given), check.end=poweroff|restart|panic|exit|echo;
-// check.only=NAME,… leaves the other checks out.
+// check.only=NAME,… leaves the other checks out, check.not=NAME,… those.
 // With an argument it is one of the programs that its checks start; "compute" prints what guest and host must agree on.
 package main
 
@@ -40,6 +40,9 @@ func main() {
 	ok := true
 	for _, c := range checks {
 		if only, some := want["only"]; some && !slices.Contains(strings.Split(only, ","), c.name) {
+			continue
+		}
+		if slices.Contains(strings.Split(want["not"], ","), c.name) {
 			continue
 		}
 		began := time.Now()

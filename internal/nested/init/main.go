@@ -1,5 +1,5 @@
-// The first process of the outer guest: it loads modules, runs the command with its output on the second serial port, says on the third how that
-// ended, and powers off.
+// The first process of the outer guest: it loads modules, runs commands with their output on the second serial port, says on the third how
+// the last ended, and powers off.
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,7 @@ import (
 )
 
 func main() {
-	status, err := command()
+	status, err := commands()
 	if err != nil {
 		fmt.Println("nested:", err) // the outer kernel's console
 	} else {
@@ -30,7 +31,7 @@ var mounts = []struct{ kind, at string }{
 	{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"}, {"tmpfs", "/dev/shm"}, {"devpts", "/dev/pts"},
 }
 
-func command() (status int, err error) {
+func commands() (status int, err error) {
 	for _, m := range mounts {
 		os.MkdirAll(m.at, 0o755)
 		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
@@ -40,7 +41,7 @@ func command() (status int, err error) {
 	if err := load(); err != nil {
 		return 0, err
 	}
-	words, err := lines(nested.CommandFile)
+	list, err := lines(nested.CommandFile)
 	if err != nil {
 		return 0, err
 	}
@@ -56,13 +57,22 @@ func command() (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	for _, words := range list {
+		if status, err = run(strings.Split(words, "\x00"), strings.Join(dir, ""), env, out); status != 0 || err != nil {
+			break
+		}
+	}
+	drain(out)
+	return status, err
+}
+
+func run(words []string, dir string, env []string, out *os.File) (status int, err error) {
 	c := exec.Command(words[0], words[1:]...)
-	c.Dir, c.Env, c.Stdout, c.Stderr = strings.Join(dir, ""), env, out, out
+	c.Dir, c.Env, c.Stdout, c.Stderr = dir, env, out, out
 	if err = c.Run(); c.ProcessState == nil {
 		return 0, err
 	}
-	drain(out)
-	if ws := c.ProcessState.Sys().(interface{ Signal() unix.Signal }); c.ProcessState.ExitCode() < 0 {
+	if ws, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return 128 + int(ws.Signal()), nil
 	}
 	return c.ProcessState.ExitCode(), nil

@@ -43,8 +43,8 @@ func run() (int, error) {
 	flag.Func("env", "`NAME=VALUE` for the command", func(s string) error { j.Env = append(j.Env, s); return nil })
 	drivers := flag.String("drivers", "", "more modules to load")
 	flag.Parse()
-	j.Command, j.Drivers = flag.Args(), strings.Fields(*drivers)
-	if len(j.Command) == 0 {
+	j.Commands, j.Drivers = [][]string{flag.Args()}, strings.Fields(*drivers)
+	if flag.NArg() == 0 {
 		flag.Usage()
 		return 2, nil
 	}

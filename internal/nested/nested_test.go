@@ -1,0 +1,122 @@
+package nested
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"vitrine.dev/vitrine/internal/initramfs"
+	"vitrine.dev/vitrine/internal/kernel"
+)
+
+var full = os.Getenv("VITRINE_TEST_FULL") == "1"
+
+// missing skips a test, or fails it where everything is asked for.
+func missing(t *testing.T, why any) {
+	t.Helper()
+	if full {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// newJob is an outer guest with nothing in it, or a skip that says what is missing.
+func newJob(t *testing.T) *Job {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	if _, err := exec.LookPath(QEMU); err != nil {
+		missing(t, "no "+QEMU+" (apt-get install qemu-system-x86)")
+	}
+	k, err := kernel.FetchSuite(t.Context(), kernel.SuiteOptions{Suite: "bookworm", Progress: func(l string) { t.Log(l) }})
+	if err != nil {
+		missing(t, err)
+	}
+	j := &Job{Kernel: k, MiB: 2048, Dir: "/payload", Env: []string{"PATH=/payload", "HOME=/tmp"}}
+	if j.Init, err = BuildInit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	j.Files = []initramfs.File{{Path: "payload", Mode: os.ModeDir | 0o755}}
+	return j
+}
+
+// add builds a program into the payload.
+func (j *Job) add(t *testing.T, name string, what ...string) {
+	t.Helper()
+	exe, err := Build(t.Context(), what...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Files = append(j.Files, initramfs.File{Path: filepath.Join(j.Dir, name), Mode: 0o755, Data: exe})
+}
+
+// addTree puts files of the host into the payload.
+func (j *Job) addTree(t *testing.T, from, to string) {
+	t.Helper()
+	files, err := Tree(from, filepath.Join(j.Dir, to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Files = append(j.Files, files...)
+}
+
+// run runs the job; what it says is the test's log.
+func (j *Job) run(t *testing.T, limit time.Duration) (status int, out string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	var buf bytes.Buffer
+	j.Output = &buf
+	status, err := j.Run(ctx)
+	t.Logf("%s", buf.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status, buf.String()
+}
+
+// TestBackendUnderNestedKVM runs the backend's own tests, and boots the kernel that the outer guest runs as the inner one's: the board's boot tests,
+// of which without VITRINE_TEST_FULL=1 one is run.
+func TestBackendUnderNestedKVM(t *testing.T) {
+	j := newJob(t)
+	j.add(t, "kvm.test", "-c", "vitrine.dev/vitrine/internal/hv/kvm")
+	j.add(t, "boot.test", "-c", "vitrine.dev/vitrine/internal/boottest")
+	j.add(t, "checkinit", "vitrine.dev/vitrine/internal/boottest/checkinit")
+	j.addTree(t, "../boottest/testdata", "testdata")
+	j.addTree(t, j.Kernel.Path, "bzImage")
+	j.Env = append(j.Env, "VITRINE_TEST_BACKEND=kvm", "VITRINE_TEST_KERNEL=/payload/bzImage", "VITRINE_TEST_INIT=/payload/checkinit",
+		// TCG does not keep x87's last instruction, which program32 looks at; it says that itself in the outer guest.
+		"VITRINE_TEST_NOT=program32", "VITRINE_TEST_PATIENCE=5")
+	which := "TestKernelsRunPrograms/.*/1_CPU,_nokaslr"
+	limit := 5 * time.Minute
+	if full {
+		which, limit = ".", time.Hour
+		j.Env = append(j.Env, "VITRINE_TEST_FULL=1")
+	}
+	j.Commands = [][]string{
+		{"/payload/kvm.test", "-test.v", "-test.timeout=0"},
+		{"/payload/boot.test", "-test.v", "-test.timeout=0", "-test.run", which},
+	}
+	if status, _ := j.run(t, limit); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// TestStatusAndOutputComeBack needs no KVM: it is the harness's own.
+func TestStatusAndOutputComeBack(t *testing.T) {
+	if !full {
+		t.Skip("VITRINE_TEST_FULL=1 is not given; the other tests tell as well")
+	}
+	j := newJob(t)
+	j.add(t, "checkinit", "vitrine.dev/vitrine/internal/boottest/checkinit")
+	j.Commands = [][]string{{"/payload/checkinit", "compute"}, {"/payload/checkinit", "no such thing"}}
+	status, out := j.run(t, 2*time.Minute)
+	if status == 0 || out == "" {
+		t.Errorf("status %d, output %q", status, out)
+	}
+}
