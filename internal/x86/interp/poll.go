@@ -91,7 +91,7 @@ type sampling struct {
 	done chan struct{}
 }
 
-// Sample copies the registers of the code that is running: RIP is that of the block of code that ended after the question came. It returns false
+// Sample copies the registers of the code that is running: RIP is that of the block of code that ran when the question came. It returns false
 // where the CPU runs no guest code, or gives no answer within 20 ms. It may be called from any goroutine.
 func (c *CPU) Sample(r *x86.Regs) bool {
 	if !c.mail.running.Load() {
@@ -126,6 +126,16 @@ func (c *CPU) answerSample() {
 	c.regs(s.r)
 	if !c.halted {
 		s.r.RIP = c.at
+		// SYSCALL, SYSRET, IRET and their like end a block with the privilege changed. Kernels live in the upper half: there the block's
+		// own privilege is known by its address.
+		if upper := c.at>>63 != 0; c.efer&x86.EFERLMA != 0 && upper != (c.cpl == 0) && upper != (c.rip>>63 != 0) {
+			const dpl = 3 << x86.SegDPLShift
+			user := uint16(dpl)
+			if upper {
+				user = 0
+			}
+			s.r.Seg[x86.SS].Access = s.r.Seg[x86.SS].Access&^dpl | user
+		}
 	}
 	close(s.done)
 }

@@ -12,6 +12,7 @@ func (c *CPU) Run() hv.Exit {
 	c.unpark()
 	defer c.park()
 	c.checkPending()
+	c.at = c.rip
 	for {
 		if c.poll.Load()&pollTidy != 0 {
 			c.tidy()
@@ -22,7 +23,7 @@ func (c *CPU) Run() hv.Exit {
 			}
 		}
 		one := c.step || c.shadow && c.poll.Load() != 0
-		c.stop = stopNone
+		c.stop, c.at = stopNone, c.rip
 		if one {
 			c.stepOne()
 		} else {
@@ -30,6 +31,9 @@ func (c *CPU) Run() hv.Exit {
 			if b := c.lookup(c.key()); b != nil {
 				c.runBlocks(b)
 			}
+		}
+		if c.poll.Load()&pollSample != 0 {
+			c.answerSample() // now: what ran was not the handler of what is delivered next
 		}
 		if c.stop == stopFault {
 			c.deliver(c.fault)
@@ -75,11 +79,12 @@ func (c *CPU) runBlocks(b *block) {
 func (c *CPU) next(b, nb *block, base uint64) *block {
 	if nb != nil {
 		c.rip = c.maskIP(c.gpr[regBase] + uint64(nb.off))
-	} else if c.stop != stopNone {
+	}
+	c.at = base + uint64(b.off)
+	if nb == nil && c.stop != stopNone {
 		c.left(&b.last)
 		return nil
 	}
-	c.at = base + uint64(b.off)
 	if c.poll.Load() != 0 || c.shadow || c.step {
 		return nil
 	}
@@ -98,6 +103,7 @@ func (c *CPU) next(b, nb *block, base uint64) *block {
 // leave ends b at o, which returned false with k ops left to do, it included.
 func (c *CPU) leave(b *block, o *op, k int) {
 	c.stats.insns += uint64(len(b.ops) - k)
+	c.at = c.gpr[regBase] + uint64(b.off)
 	c.left(o)
 }
 
@@ -151,7 +157,6 @@ func (c *CPU) stepOne() {
 
 // single executes a block of one instruction.
 func (c *CPU) single(b *block) {
-	c.at = c.rip
 	for i := range b.ops {
 		if o := &b.ops[i]; !o.fn(c, o) {
 			c.left(o)
