@@ -2,6 +2,8 @@ package kvm
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"slices"
 
 	"vitrine.dev/vitrine/internal/x86"
@@ -15,6 +17,38 @@ const (
 
 	fpuComponents = 1 | 2 | 4 // x87, SSE, AVX: what x86.FPU holds
 )
+
+// readXCR0 fills s.XCR0; a processor without XSAVE has none.
+func (v *VCPU) readXCR0(s *x86.State) error {
+	if !v.vm.b.xcrs {
+		return nil
+	}
+	var x xcrs
+	if _, err := ioctlAt(v.fd, getXCRs, &x); err != nil {
+		return v.wrap("XCRs", err)
+	}
+	for _, e := range x.xcr[:min(x.n, 16)] {
+		if e.index == 0 {
+			s.XCR0 = e.value
+		}
+	}
+	return nil
+}
+
+func (v *VCPU) writeXCR0(s *x86.State) error {
+	x := xcrs{n: 1}
+	x.xcr[0].value = s.XCR0 | 1
+	if !v.vm.b.xcrs {
+		if s.XCR0&^1 != 0 {
+			return v.wrap(fmt.Sprintf("XCR0 = %#x", s.XCR0), errors.New("this host has no XSAVE"))
+		}
+		return nil
+	}
+	if _, err := ioctlAt(v.fd, setXCRs, &x); err != nil {
+		return v.wrap(fmt.Sprintf("XCR0 = %#x", s.XCR0), err)
+	}
+	return nil
+}
 
 func (v *VCPU) readFPU(s *x86.State) error {
 	request := uintptr(getXSave)
@@ -35,7 +69,11 @@ func (v *VCPU) writeFPU(s *x86.State) error {
 	area := v.xsave
 	clear(area)
 	copy(area, s.XSAVE)
-	fpuToArea(&s.FPU, area, v.xcr0&fpuComponents)
+	components := v.xcr0 & fpuComponents
+	if components == 0 { // no XSAVE: the area is FXSAVE's
+		components = 1 | 2
+	}
+	fpuToArea(&s.FPU, area, components)
 	if err := xsaveRequest(v.fd, setXSave, area); err != nil {
 		return v.wrap("XSAVE area", err)
 	}

@@ -555,3 +555,27 @@ func FuzzFPUArea(f *testing.F) {
 		}
 	})
 }
+
+func TestGuestsXCR0IsSeen(t *testing.T) {
+	g := newGuest(t,
+		0x0F, 0x20, 0xE0, 0x66, 0x0D, 0, 0, 4, 0, 0x0F, 0x22, 0xE0, // mov %cr4, %eax; or $OSXSAVE, %eax; mov %eax, %cr4
+		0x66, 0x31, 0xC9, 0x66, 0x31, 0xD2, 0x66, 0xB8, 3, 0, 0, 0, // xor %ecx, %ecx; xor %edx, %edx; mov $3, %eax
+		0x0F, 0x01, 0xD1, // xsetbv
+		0x0F, 0x01, 0xD0, 0xE6, 0x10, // xgetbv; out %al, $0x10
+		0x0F, 0x01, 0xD0, 0xE6, 0x10, // again
+		0xF4,
+	)
+	if err := g.vm.b.Stock(); err != nil {
+		t.Skip(err, "; such a one does not emulate XSETBV")
+	}
+	if g.xcr0&2 == 0 {
+		t.Skip("this host has no XSAVE")
+	}
+	g.runTo(t, hv.Halted)
+	if want := []uint32{0x10_0003, 0x10_0003}; !slices.Equal(g.io.outs, want) {
+		t.Errorf("XGETBV gave %#x, want %#x", g.io.outs, want)
+	}
+	if s := g.state(t); s.XCR0 != 3 {
+		t.Errorf("XCR0 = %d in the state, want 3", s.XCR0)
+	}
+}

@@ -20,6 +20,7 @@ type Backend struct {
 	area    int    // size of a CPU's shared area
 	tscHz   uint64 // of guests
 	broken  error  // why it is no good for stock kernels
+	xcrs    bool   // the host has XSAVE, and XCR0
 	ownMSRs bool   // accesses to single MSRs can be had as exits
 	cpuid   []cpuidEntry
 }

@@ -43,13 +43,14 @@ func (b *Backend) look() error {
 		cap  uintptr
 		name string
 	}{
-		{capUserMemory, "user memory"}, {capVCPUEvents, "vCPU events"}, {capDebugRegs, "debug registers"}, {capXSave, "XSAVE"}, {capXCRs, "XCRs"},
+		{capUserMemory, "user memory"}, {capVCPUEvents, "vCPU events"}, {capDebugRegs, "debug registers"}, {capXSave, "XSAVE"},
 		{capImmediateExit, "immediate exit"},
 	} {
 		if b.has(c.cap) == 0 {
 			return fmt.Errorf("/dev/kvm: no %s: the kernel is older than 4.11", c.name)
 		}
 	}
+	b.xcrs = b.has(capXCRs) != 0
 	b.ownMSRs = b.has(capUserSpaceMSR) != 0 && b.has(capMSRFilter) != 0
 	size, err := ioctl(b.fd, getVCPUMmapSize, 0)
 	if err != nil || size < 4096 {

@@ -105,14 +105,8 @@ func (v *VCPU) State(s *x86.State) error {
 	if err := v.readRegs(&s.Regs); err != nil {
 		return err
 	}
-	var x xcrs
-	if _, err := ioctlAt(v.fd, getXCRs, &x); err != nil {
-		return v.wrap("XCRs", err)
-	}
-	for _, e := range x.xcr[:min(x.n, 16)] {
-		if e.index == 0 {
-			s.XCR0 = e.value
-		}
+	if err := v.readXCR0(s); err != nil {
+		return err
 	}
 	if err := v.readFPU(s); err != nil {
 		return err
@@ -170,10 +164,8 @@ func (v *VCPU) SetState(s *x86.State) error {
 	if _, err := ioctlAt(v.fd, setRegs, &g); err != nil {
 		return v.wrap("registers", err)
 	}
-	x := xcrs{n: 1}
-	x.xcr[0].value = s.XCR0 | 1
-	if _, err := ioctlAt(v.fd, setXCRs, &x); err != nil {
-		return v.wrap(fmt.Sprintf("XCR0 = %#x", s.XCR0), err)
+	if err := v.writeXCR0(s); err != nil {
+		return err
 	}
 	if err := v.writeFPU(s); err != nil {
 		return err
