@@ -51,9 +51,17 @@ const direct = 0xffff888000000000
 // fakeStructs are the fields of the structures of a fake kernel: name and size in bytes; a pointer's is 8.
 const fakeStructs = `
 	task_struct  tasks:16 tasks.next=tasks:8 thread_node:16 pid:4 tgid:4 real_parent:8 signal:8 mm:8 fs:8 nsproxy:8 cgroups:8 real_cred:8
-	             se.sum_exec_runtime:8 flags:4 __state:4 exit_state:4 cpu:4 start_boottime:8 comm:16
+	             se.sum_exec_runtime:8 flags:4 __state:4 exit_state:4 cpu:4 start_boottime:8 comm:16 files:8
+	files_struct fdt:8
+	fdtable      max_fds:4 fd:8
+	file         f_mode:4 f_pos:8 f_inode:8 f_path.mnt:8 f_path.dentry:8
+	backing_file file:40 user_path.mnt:8 user_path.dentry:8
+	inode        i_ino:8 i_sb:8
+	vm_area_struct vm_start:8 vm_end:8 vm_file:8 vm_flags:8 vm_pgoff:8 vm_ops:8 vm_private_data:8
+	vm_special_mapping name:8
 	signal_struct thread_head:16 sum_sched_runtime:8
 	mm_struct    pgd:8 arg_start:8 arg_end:8 rss_stat.count[0]:8 rss_stat.count[1]:8 rss_stat.count[3]:8
+	             mm_mt.ma_root:8 brk:8 start_brk:8 start_stack:8 context.vdso:8
 	cred         euid:4
 	css_set      dfl_cgrp:8
 	cgroup       kn:8
@@ -63,7 +71,7 @@ const fakeStructs = `
 	net          ns.inum:4
 	fs_struct    root.mnt:8 root.dentry:8
 	mount        mnt_list:16 mnt_parent:8 mnt_mountpoint:8 mnt:0 mnt.mnt_root:8 mnt.mnt_sb:8 mnt.mnt_flags:4 mnt_devname:8 mnt_ns:8 mnt_id:4
-	dentry       d_parent:8 d_name.name:8
+	dentry       d_parent:8 d_name.name:8 d_inode:8 d_hash.pprev:8
 	super_block  s_type:8 s_flags:8 s_dev:4 s_subtype:8
 	file_system_type name:8
 	module       list:16 name:56 state:4 refcnt.counter:4 core_layout.base:8 core_layout.size:4 init_layout.size:4 source_list:16 kallsyms:8
@@ -319,6 +327,10 @@ func FuzzWalks(f *testing.F) {
 		k.Log(0)
 		k.recordLog(0)
 		k.Mounts(base)
+		k.Maps(base)
+		k.Files(base)
+		k.maple(base&^0xFF|mapleRange64<<3|2, 1000)
+		k.tree(base, 1000)
 		k.Uptime()
 		k.ProcessAt(0, 0x1000)
 	})

@@ -129,6 +129,7 @@ func compare(t *testing.T, kernelPath, modules, words string) {
 		}
 	})
 	t.Run("processes", func(t *testing.T) { compareProcesses(t, k, said) })
+	t.Run("maps", func(t *testing.T) { compareMaps(t, k, said) })
 	t.Run("without registers", func(t *testing.T) { again(t, k, blind{g, false}) })
 	t.Run("without registers and VMCOREINFO", func(t *testing.T) { again(t, k, blind{g, true}) })
 	t.Run("from a dump", func(t *testing.T) {
@@ -337,6 +338,42 @@ func compareProcesses(t *testing.T, k *guest.Kernel, said said) {
 		}
 	}
 	if compared < 20 {
+		t.Errorf("only %d processes were compared", compared)
+	}
+}
+
+// compareMaps compares the memory maps of the processes that do nothing.
+func compareMaps(t *testing.T, k *guest.Kernel, said said) {
+	all, err := k.Processes(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compared := 0
+	for _, p := range all {
+		if p.Comm != "sleep" || said[strconv.Itoa(p.PID)] == "" {
+			continue
+		}
+		maps, err := k.Maps(p.Task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want strings.Builder
+		for _, m := range maps {
+			fmt.Fprintln(&got, strings.TrimSpace(fmt.Sprintf("%08x-%08x %s %08x %s %d %s", m.Start, m.End, m.Perms, m.Offset, m.Device, m.Inode, m.Name)))
+		}
+		for line := range strings.Lines(said[strconv.Itoa(p.PID)]) {
+			if m, ok := strings.CutPrefix(line, "Map: "); ok {
+				fmt.Fprintln(&want, strings.Join(strings.Fields(m), " "))
+			}
+		}
+		same(t, got.String(), want.String())
+		compared++
+		files, err := k.Files(p.Task)
+		if err != nil || len(files) < 3 || !strings.HasPrefix(files[1].Name, "pipe:[") {
+			t.Errorf("process %d: open files %+v, %v", p.PID, files, err)
+		}
+	}
+	if compared < 2 {
 		t.Errorf("only %d processes were compared", compared)
 	}
 }

@@ -1,0 +1,69 @@
+package guest
+
+import "errors"
+
+// maxFiles bounds a process's table of files: fs.nr_open's largest value.
+const maxFiles = 1 << 20
+
+// A File is one that a process has open.
+type File struct {
+	FD     int    `json:"fd"`
+	Mode   string `json:"mode"` // r, w or rw
+	Offset int64  `json:"offset"`
+	Name   string `json:"name"`
+	Device string `json:"device"`
+	Inode  uint64 `json:"inode"`
+}
+
+// Files gives a process's open files by descriptor.
+func (k *Kernel) Files(task uint64) ([]File, error) {
+	t, err := k.load("task_struct", task)
+	if err != nil {
+		return nil, err
+	}
+	at := t.uint("files")
+	if at == 0 {
+		return nil, nil
+	}
+	files, err := k.load("files_struct", at)
+	if err != nil {
+		return nil, err
+	}
+	table, err := k.load("fdtable", files.uint("fdt"))
+	if err != nil {
+		return nil, err
+	}
+	n := table.uint("max_fds")
+	if n > maxFiles {
+		return nil, errors.New("guest: the process's table of files is not believed")
+	}
+	raw := make([]byte, n*8)
+	if err := k.space.ReadAt(raw, table.uint("fd")); err != nil {
+		return nil, err
+	}
+	w := k.newWalker()
+	root, _ := w.rootOf(t)
+	all := []File{}
+	for fd := range int(n) {
+		p := le.Uint64(raw[fd*8:])
+		if p < kernelHalf {
+			continue
+		}
+		f, err := w.load("file", p)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		const modeRead, modeWrite = 1, 2 // FMODE_READ, FMODE_WRITE
+		mode := ""
+		if f.uint("f_mode")&modeRead != 0 {
+			mode = "r"
+		}
+		if f.uint("f_mode")&modeWrite != 0 {
+			mode += "w"
+		}
+		d := File{FD: fd, Mode: mode, Offset: f.int("f_pos")}
+		d.Name, d.Device, d.Inode = w.fileName(f, root)
+		all = append(all, d)
+	}
+	return all, nil
+}
