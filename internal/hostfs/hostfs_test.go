@@ -45,7 +45,7 @@ func serve(t testing.TB, e Export) *client {
 // FUSE operations (include/uapi/linux/fuse.h).
 const (
 	opLookup, opForget, opGetattr, opReadlink, opOpen, opRead, opInit, opReaddir, opReaddirplus = 1, 2, 3, 5, 14, 15, 26, 28, 44
-	opMkdir, opUnlink, opSetattr, opWrite                                                       = 9, 10, 4, 16
+	opMkdir, opUnlink, opSetattr, opWrite, opFlush                                              = 9, 10, 4, 16, 25
 )
 
 type client struct {
@@ -272,6 +272,17 @@ func TestWritesAreRefused(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "open/public")); err != nil || string(b) != "of open/public" {
 		t.Errorf("afterwards: %q, %v", b, err)
+	}
+}
+
+func TestLinuxIsSparedOpenAndFlush(t *testing.T) {
+	c := serve(t, Export{Dir: tree(t)})
+	id, _ := c.path("open/public")
+	if _, code := c.call(opOpen, id, make([]byte, 8), 64); code != unix.ENOSYS {
+		t.Errorf("open: %v", code)
+	}
+	if _, code := c.call(opFlush, id, make([]byte, 24), 64); code != unix.ENOSYS {
+		t.Errorf("flush: %v", code)
 	}
 }
 

@@ -135,6 +135,9 @@ func (s *Server) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Stat
 	return fuse.ENOSYS
 }
 
+// Flush implements [fuse.RawFileSystem]: there is nothing to flush, and "not implemented" spares a round trip at every close.
+func (s *Server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
 // A reading is a read(2) that goes straight into the guest's buffers.
 type reading struct {
 	f    *openFile
