@@ -247,7 +247,7 @@ func (m *Machine) verdict() (int, error) {
 		return 0, nil
 	}
 	if m.err != nil {
-		return StatusFailed, m.err
+		return m.broken()
 	}
 	return StatusKilled, ErrKilled
 }
@@ -262,6 +262,17 @@ func (m *Machine) fail(format string, args ...any) (int, error) {
 	return StatusFailed, &GuestError{What: fmt.Sprintf(format, args...), Console: m.console.lines(20)}
 }
 
+// broken is a guest whose processors cannot go on. The registers of the one that failed go to the log, where the error has them.
+func (m *Machine) broken() (int, error) {
+	var r interface{ Report() string }
+	if errors.As(m.err, &r) {
+		for line := range strings.Lines(r.Report()) {
+			m.cfg.Log(strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return m.fail("%v", m.err)
+}
+
 // untimely is the error for a guest that ended while something was expected of it.
 func (m *Machine) untimely(when string) (int, error) {
 	<-m.ended
@@ -269,7 +280,7 @@ func (m *Machine) untimely(when string) (int, error) {
 		return m.fail("the guest's kernel panicked %s: %s", when, strings.TrimPrefix(words, panicWords+": "))
 	}
 	if m.err != nil {
-		return StatusFailed, m.err
+		return m.broken()
 	}
 	hint := ""
 	if m.blind {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +106,30 @@ func TestBackendUnderNestedKVM(t *testing.T) {
 	}
 	if status, _ := j.run(t, limit); status != 0 {
 		t.Errorf("status %d", status)
+	}
+}
+
+// TestRunUnderNestedKVM runs commands as a user does: the accelerator is chosen, the guest's root is the outer guest's.
+func TestRunUnderNestedKVM(t *testing.T) {
+	j := newJob(t)
+	j.add(t, "vitrine", "vitrine.dev/vitrine/cmd/vitrine")
+	j.add(t, "checkinit", "vitrine.dev/vitrine/internal/boottest/checkinit")
+	j.addTree(t, j.Kernel.Path, "bzImage")
+	j.addTree(t, filepath.Join(filepath.Dir(j.Kernel.Path), "../lib/modules", j.Kernel.Release), "modules")
+	run := []string{"/payload/vitrine", "run", "--memory", "512M", "--kernel", "/payload/bzImage", "--modules", "/payload/modules"}
+	j.Commands = [][]string{
+		append(slices.Clone(run), "--cpus", "1", "--", "/payload/checkinit", "compute"),
+		append(slices.Clone(run), "--cpus", "2", "--accel", "kvm", "--", "/payload/checkinit", "no such thing"),
+	}
+	status, out := j.run(t, 5*time.Minute)
+	if status == 0 || status >= 125 {
+		t.Errorf("status %d, want what a command gives that does not know its argument", status)
+	}
+	if n := strings.Count(out, "using KVM"); n != 2 {
+		t.Errorf("KVM was used %d times, want twice", n)
+	}
+	if !strings.Contains(out, "compute: ") {
+		t.Error("the first command's output is missing")
 	}
 }
 

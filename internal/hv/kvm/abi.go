@@ -37,6 +37,7 @@ const (
 	getXCRs             = 0x8188AEA6
 	setXCRs             = 0x4188AEA7
 	setMSRFilter        = 0x4188AEC6
+	getStatsFD          = 0xAECE
 	getXSave2           = 0x9000AECF
 	getDeviceAttr       = 0x4018AEE2
 

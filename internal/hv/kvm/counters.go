@@ -23,7 +23,7 @@ func (c *counters) note(reason uint32, ticks uint64) {
 }
 
 // Counters implements [hv.Counter]: exits by reason, and the nanoseconds that it took to serve them, from the return to this program until it
-// is about to enter the guest again.
+// is about to enter the guest again; then KVM's own statistics of the CPU, as kvm_NAME. It is not called after Close.
 func (v *VCPU) Counters(fn func(name string, value uint64)) {
 	for i, name := range exitNames {
 		if name == "" {
@@ -32,4 +32,5 @@ func (v *VCPU) Counters(fn func(name string, value uint64)) {
 		fn("exits_"+name, v.count[i].exits.Load())
 		fn("exits_"+name+"_ns", uint64(float64(v.count[i].ticks.Load())*1e9/float64(v.vm.b.tscHz)))
 	}
+	v.stats.each(fn)
 }

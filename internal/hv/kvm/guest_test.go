@@ -499,6 +499,11 @@ func TestCountersCountExits(t *testing.T) {
 	if got["exits_port"] != 2 || got["exits_hlt"] != 1 || got["exits_port_ns"] == 0 {
 		t.Errorf("counters %v", got)
 	}
+	if n, ok := got["kvm_exits"]; ok && n == 0 {
+		t.Errorf("KVM counts no exit: %v", got)
+	} else if !ok {
+		t.Log("this KVM has no statistics")
+	}
 }
 
 func TestCPUIDPlacesEachCPU(t *testing.T) {
@@ -537,6 +542,19 @@ func TestCPUIDPlacesEachCPU(t *testing.T) {
 	if e := find(b.guestCPUID(0, 1), 1, 0); e.d != 0 {
 		t.Errorf("HTT with one CPU: %#x", e)
 	}
+}
+
+func FuzzStatsDescriptions(f *testing.F) {
+	f.Add(make([]byte, 64))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		describe(func(q []byte, at int64) error {
+			if at > int64(len(p)) || int64(len(q)) > int64(len(p))-at {
+				return errors.New("short")
+			}
+			copy(q, p[at:])
+			return nil
+		})
+	})
 }
 
 func FuzzFPUArea(f *testing.F) {

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"errors"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -45,11 +46,7 @@ func (v *VCPU) close() error {
 	for v.pokes.Load() != 0 { // one that found tid before is about to be done
 		runtime.Gosched()
 	}
-	err := unix.Munmap(v.area)
-	if e := unix.Close(v.fd); err == nil {
-		err = e
-	}
-	return err
+	return errors.Join(unix.Munmap(v.area), v.stats.close(), unix.Close(v.fd))
 }
 
 // enter notes that this thread is in Run.

@@ -124,7 +124,7 @@ func (v *VM) NewVCPU(id int, io hv.IO) (hv.VCPU, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("kvm: CPU %d: %w", id, err)
 	}
-	c := &VCPU{vm: v, id: id, fd: fd, io: io, area: area, page: view[runPage](area), xsave: make([]byte, v.xsave)}
+	c := &VCPU{vm: v, id: id, fd: fd, io: io, area: area, page: view[runPage](area), xsave: make([]byte, v.xsave), stats: openStats(fd)}
 	v.cpus = append(v.cpus, c)
 	return c, nil
 }

@@ -35,6 +35,7 @@ type VCPU struct {
 	pokes   atomic.Int32  // calls of poke under way
 	offset  atomic.Uint64 // the guest's time stamp counter less the host's
 	count   counters
+	stats   *stats // KVM's own; nil where it has none
 
 	mu      sync.Mutex // guards what follows
 	running bool
