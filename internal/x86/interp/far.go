@@ -281,7 +281,7 @@ func (c *CPU) iret(o *op, size int) bool {
 		}
 		st.commit(c)
 		c.setReal(x86.CS, sel)
-		c.nmiMasked = false
+		c.unmaskNMI()
 		c.returnFlags(flags, size)
 		c.modeChanged()
 		return c.jumpTo(rip)
@@ -296,7 +296,7 @@ func (c *CPU) iret(o *op, size int) bool {
 	cpl := uint8(sel & 3)
 	if cpl == c.cpl && c.mode != decode.Mode64 {
 		st.commit(c)
-		c.nmiMasked = false
+		c.unmaskNMI()
 		c.returnFlags(flags, size)
 		c.seg[x86.CS] = cs
 		c.modeChanged()
@@ -314,10 +314,18 @@ func (c *CPU) iret(o *op, size int) bool {
 	if !ok {
 		return false
 	}
-	c.nmiMasked = false
+	c.unmaskNMI()
 	c.returnFlags(flags, size)
 	c.toOuter(cs, seg, sp, 0)
 	return c.jumpTo(rip)
+}
+
+// unmaskNMI ends what IRET ends: an NMI that came in the handler of another is taken now.
+func (c *CPU) unmaskNMI() {
+	if c.nmiMasked {
+		c.nmiMasked = false
+		c.checkPending()
+	}
 }
 
 // iretV86 is IRET to virtual-8086 mode.
@@ -332,7 +340,7 @@ func (c *CPU) iretV86(st *stack, rip uint64, sel uint16, flags uint64) bool {
 	if rip > 0xFFFF {
 		return c.raiseCode(x86.GP, 0)
 	}
-	c.nmiMasked = false
+	c.unmaskNMI()
 	c.setRflags(flags)
 	c.cpl = 3
 	c.setReal(x86.CS, sel)

@@ -36,7 +36,12 @@ func (c *CPU) Run() hv.Exit {
 			c.answerSample() // now: what ran was not the handler of what is delivered next
 		}
 		if c.stop == stopFault {
-			c.deliver(c.fault)
+			f := c.fault
+			c.deliver(f)
+			if f.soft && c.step && c.dbHits != 0 {
+				c.dr[6] = c.dr[6]&^0xF | c.dbHits
+				c.deliver(fault{vec: x86.DB, trap: true}) // on the first instruction of INT's handler
+			}
 		}
 	}
 }
@@ -131,8 +136,8 @@ func stackReference(o *op) bool {
 
 // stepOne executes one instruction with all that debuggers can ask for.
 func (c *CPU) stepOne() {
-	shadow := c.shadow
-	if c.step && !c.beforeStep() {
+	shadow, step := c.shadow, c.step // as they are before it: POPF may change what traps behind the next
+	if step && !c.beforeStep() {
 		return
 	}
 	for {
@@ -149,7 +154,7 @@ func (c *CPU) stepOne() {
 	if shadow {
 		c.shadow = false
 	}
-	if c.stop != stopFault && c.step {
+	if c.stop != stopFault && step {
 		c.stop = stopNone
 		c.afterStep()
 	}

@@ -301,12 +301,14 @@ func TestDebugTraps(t *testing.T) {
 	}{
 		{"TF traps behind the instruction after POPF", "9c480fba2c24089d90f4", [8]uint64{}, 9, dr6BS, false},
 		{"not behind a load of SS", "8cd09c480fba2c24089d8ed090f4", [8]uint64{}, 13, dr6BS, false},
+		{"behind the POPF that clears it", "9c9c480fba2c24089d9df4", [8]uint64{}, 10, dr6BS, false},
 		{"in a REP, after each element", "b905000000bf000030009c480fba2c24089df3aaf4", [8]uint64{}, 18, dr6BS, false},
 		{"a breakpoint for execution", "9090f4", [8]uint64{0: flatCode + 1, 7: 1}, 1, 1, true},
 		{"a breakpoint for writes", "908804250800300090f4", [8]uint64{1: testData + 8, 7: 1<<2 | 1<<20}, 8, 2, false},
 		{"it does not see reads", "8a042508003000f490", [8]uint64{1: testData + 8, 7: 1<<2 | 1<<20}, 0, 0, false},
 		{"one for reads and writes, of four bytes", "8a0425070030008a04250a003000f4", [8]uint64{2: testData + 8, 7: 1<<4 | 0xF<<24}, 14, 4, false},
 		{"one that a load of SS hits, behind the next instruction", "8e1425080030009090f4", [8]uint64{2: testData + 8, 7: 1<<4 | 0xF<<24}, 8, 4, false},
+		{"and where that is INT3, in its handler", "8e142508003000ccf4", [8]uint64{2: testData + 8, 7: 1<<4 | 0xF<<24}, 1<<64 + testStubs + 3*16 - flatCode, 4, false},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			c := guest(t, false, g.code)
@@ -448,6 +450,9 @@ func TestNMIIsMaskedUntilIRET(t *testing.T) {
 	c.Run()
 	if io.nmi {
 		t.Error("the second NMI was not taken behind IRET")
+	}
+	if rip := c.ram.Load64(mem.Addr(c.gpr[x86.RSP])); rip != flatCode {
+		t.Errorf("the second NMI came at +%#x, want it at once, at +0", rip-flatCode)
 	}
 }
 
