@@ -351,3 +351,17 @@ func (s *Symbols) At(addr uint64) (sym Symbol, ok bool) {
 	}
 	return s.all[i], true
 }
+
+// Range is At, with the symbol's size: up to the next symbol behind it. Of a function of the kernel or a module that is the last, it is not known: 0.
+func (s *Symbols) Range(addr uint64) (sym Symbol, size uint64, ok bool) {
+	if sym, ok = s.At(addr); !ok {
+		return sym, 0, false
+	}
+	i := sort.Search(len(s.all), func(i int) bool { return s.all[i].Addr > addr })
+	for ; i < len(s.all) && s.all[i].Module != sym.Module; i++ {
+	}
+	if i < len(s.all) {
+		size = s.all[i].Addr - sym.Addr
+	}
+	return sym, size, true
+}

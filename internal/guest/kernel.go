@@ -86,6 +86,9 @@ func openIn(t Target, space *Space) (*Kernel, error) {
 	return k, nil
 }
 
+// ReadAt fills p from a virtual address of the kernel's on.
+func (k *Kernel) ReadAt(p []byte, va uint64) error { return k.space.ReadAt(p, va) }
+
 // VMCoreInfo is the note that the kernel keeps for who reads its dumps (CONFIG_VMCORE_INFO), or nil.
 func (k *Kernel) VMCoreInfo() []byte {
 	at, size := k.variable("vmcoreinfo_data"), k.variable("vmcoreinfo_size")

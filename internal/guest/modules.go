@@ -77,6 +77,15 @@ func (k *Kernel) Modules() ([]Module, error) {
 	return all, nil
 }
 
+// ModuleORC tells where a module's ORC tables are and how many entries they have.
+func (k *Kernel) ModuleORC(m Module) (ips, entries, n uint64) {
+	o, err := k.load("module", m.addr)
+	if err != nil {
+		return 0, 0, 0
+	}
+	return o.uint("arch.orc_unwind_ip"), o.uint("arch.orc_unwind"), o.uint("arch.num_orcs") & 0xFFFFFFFF
+}
+
 // usersOf names the modules that use one.
 func (k *Kernel) usersOf(m object) []string {
 	at, err := k.entries(m.at("source_list"), "module_use", "source_list", maxUsers)

@@ -38,6 +38,9 @@ func (k *Kernel) numCPU() int {
 	return max(1, k.t.NumCPU())
 }
 
+// NumCPU is how many CPUs the kernel made room for.
+func (k *Kernel) NumCPU() int { return k.numCPU() }
+
 // Current gives the task that runs on a CPU: the kernel's own current_task.
 func (k *Kernel) Current(cpu int) (task uint64, err error) {
 	base, err := k.perCPU(cpu)

@@ -19,6 +19,7 @@ import (
 	"vitrine.dev/vitrine/internal/guest/dump"
 	"vitrine.dev/vitrine/internal/kernel"
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/unwind"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
@@ -129,6 +130,7 @@ func compare(t *testing.T, kernelPath, modules, words string) {
 		}
 	})
 	t.Run("processes", func(t *testing.T) { compareProcesses(t, k, said) })
+	t.Run("stacks", func(t *testing.T) { compareStacks(t, k, said) })
 	t.Run("maps", func(t *testing.T) { compareMaps(t, k, said) })
 	t.Run("without registers", func(t *testing.T) { again(t, k, blind{g, false}) })
 	t.Run("without registers and VMCOREINFO", func(t *testing.T) { again(t, k, blind{g, true}) })
@@ -375,6 +377,42 @@ func compareMaps(t *testing.T, k *guest.Kernel, said said) {
 	}
 	if compared < 2 {
 		t.Errorf("only %d processes were compared", compared)
+	}
+}
+
+// compareStacks compares the kernel stacks of tasks that sleep. Some have run meanwhile and wait elsewhere.
+func compareStacks(t *testing.T, k *guest.Kernel, said said) {
+	u, err := unwind.New(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := k.Processes(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal, moved := 0, []string{}
+	for _, p := range all {
+		var want, got strings.Builder
+		for line := range strings.Lines(said[strconv.Itoa(p.PID)]) {
+			if f, ok := strings.CutPrefix(line, "Stack: [<0>] "); ok {
+				want.WriteString(f)
+			}
+		}
+		if want.Len() == 0 {
+			continue
+		}
+		frames, err := u.Sleeping(p.Task)
+		for _, f := range frames {
+			fmt.Fprintln(&got, f)
+		}
+		if got.String() == want.String() {
+			equal++
+			continue
+		}
+		moved = append(moved, fmt.Sprintf("%s: %q, %v; the guest said %q", p.Comm, got.String(), err, want.String()))
+	}
+	if equal < 20 || len(moved) > 6 {
+		t.Errorf("%d stacks are equal, %d are not: %s", equal, len(moved), strings.Join(moved, "\n"))
 	}
 }
 
