@@ -30,6 +30,9 @@ func (m *Machine) command() (int, error) {
 		return m.untimely("before it was ready")
 	}
 	m.setState("running")
+	if m.net != nil && !m.net.Connected() {
+		m.cfg.Log("the guest has no network: its kernel has no driver for virtio_net")
+	}
 	m.cfg.Log(fmt.Sprintf("%s is up after %.1f s", m.Name(), time.Since(m.began).Seconds()))
 	status, err := m.runCommand(agent)
 	if errors.Is(err, client.ErrGone) {
@@ -101,6 +104,7 @@ func (m *Machine) accept(ctx context.Context) (net.Conn, error) {
 func (m *Machine) world() wire.Setup {
 	return wire.Setup{
 		Hostname: m.Name(), RootTag: rootTag, Tmpfs: []string{"/root", "/home", "/tmp", "/run"}, Shares: m.shares,
+		Network: m.networkSetup(),
 	}
 }
 

@@ -44,6 +44,10 @@ type Config struct {
 	Volumes []Volume
 	// Disks are raw images, the guest's /dev/vda and on.
 	Disks []Disk
+	// Net is the guest's network: NetUser or NetNone; empty: NetUser.
+	Net string
+	// Ports are ports of the host behind which the guest listens.
+	Ports []Port
 
 	// Stdin, Stdout and Stderr are the command's, or the serial port's; nil: nothing. A Read of Stdin may outlive the machine.
 	Stdin          io.Reader
@@ -136,6 +140,9 @@ func (c *Config) check(hostCPUs int) error {
 		if !filepath.IsAbs(v.Path) {
 			return fmt.Errorf("--volume %s: give an absolute path", v.Path)
 		}
+	}
+	if err := c.checkNet(); err != nil {
+		return err
 	}
 	if c.Name != "" {
 		return host.CheckName(c.Name)

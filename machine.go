@@ -17,6 +17,7 @@ import (
 	"vitrine.dev/vitrine/internal/host"
 	"vitrine.dev/vitrine/internal/machine"
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/network/user"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
@@ -49,9 +50,10 @@ type Machine struct {
 	board   *machine.Machine
 	console tail
 	api     *control.Server
-	agents  net.Listener // where the agent connects; nil if exactly
-	shares  []wire.Share // directories over the root
-	blind   bool         // the kernel's modules were not found: what it needs may not be built in
+	agents  net.Listener  // where the agent connects; nil if exactly
+	shares  []wire.Share  // directories over the root
+	net     *user.Network // nil where the guest has none
+	blind   bool          // the kernel's modules were not found: what it needs may not be built in
 	began   time.Time
 
 	ended chan struct{} // closed when the board has stopped; exit and exitErr are set
@@ -197,6 +199,9 @@ func (m *Machine) clear() {
 	}
 	if m.board != nil {
 		m.board.Close()
+	}
+	if m.net != nil {
+		m.net.Close() // after the board, which uses it
 	}
 	if m.ram != nil {
 		m.ram.Close()

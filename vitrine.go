@@ -46,28 +46,37 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		return nil, err
 	}
 	cfg.Log(line)
-	k, err := kernel.Find(ctx, kernel.Options{Path: cfg.KernelPath, ModulesDir: cfg.ModulesDir, Progress: cfg.Log})
-	if err != nil {
-		return nil, err
-	}
-	image, err := boot.Open("kernel", k.Path)
-	if err != nil {
-		return nil, err
-	}
-	defer image.Close()
 	m := &Machine{cfg: cfg, ended: make(chan struct{}), done: make(chan struct{}), began: time.Now()}
-	m.exactly = cfg.Initrd != "" || !isLinux(image)
-	if m.exactly && len(cfg.Command) > 0 {
-		return nil, errors.New("a command runs only in a guest that Vitrine sets up: leave --initrd out, or give a Linux kernel")
-	}
-	if k.Release != "" {
-		cfg.Log(fmt.Sprintf("kernel %s (%s)", k.Release, k.Source))
-	}
-	if err := m.build(ctx, accel, k, image); err != nil {
+	if err := m.start(ctx, accel); err != nil {
 		m.clear()
 		return nil, err
 	}
 	return m, nil
+}
+
+// start finds what is to be booted and sets it going.
+func (m *Machine) start(ctx context.Context, accel backend) error {
+	cfg := &m.cfg
+	if err := m.openNetwork(); err != nil {
+		return err
+	}
+	k, err := kernel.Find(ctx, kernel.Options{Path: cfg.KernelPath, ModulesDir: cfg.ModulesDir, Progress: cfg.Log})
+	if err != nil {
+		return err
+	}
+	image, err := boot.Open("kernel", k.Path)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	m.exactly = cfg.Initrd != "" || !isLinux(image)
+	if m.exactly && len(cfg.Command) > 0 {
+		return errors.New("a command runs only in a guest that Vitrine sets up: leave --initrd out, or give a Linux kernel")
+	}
+	if k.Release != "" {
+		cfg.Log(fmt.Sprintf("kernel %s (%s)", k.Release, k.Source))
+	}
+	return m.build(ctx, accel, k, image)
 }
 
 // build puts the machine together and sets it going.
@@ -131,6 +140,9 @@ func (m *Machine) attach() error {
 			return err
 		}
 	}
+	if err := m.attachNetwork(plug); err != nil {
+		return err
+	}
 	if m.exactly {
 		return nil
 	}
@@ -169,13 +181,14 @@ func (m *Machine) load(k *kernel.Kernel, image *boot.Image) (*x86.State, error) 
 }
 
 // wanted are drivers that a guest of ours does without, if it must.
-var wanted = []string{"virtio_rng", "virtio_blk"}
+var wanted = []string{"virtio_rng", "virtio_blk", "virtio_net"}
 
 // initramfs packs our agent and the modules that it needs.
 func (m *Machine) initramfs(k *kernel.Kernel) ([]byte, error) {
 	drivers := slices.Clone(kernel.Required)
+	needless := map[string]bool{"virtio_blk": len(m.cfg.Disks) == 0, "virtio_net": m.net == nil}
 	for _, name := range wanted {
-		if k.Modules.Has(name) && (name != "virtio_blk" || len(m.cfg.Disks) > 0) {
+		if k.Modules.Has(name) && !needless[name] {
 			drivers = append(drivers, name)
 		}
 	}

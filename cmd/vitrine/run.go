@@ -19,7 +19,7 @@ import (
 type runFlags struct {
 	name, memory, accel, kernel, initrd, appendLine, modules, root, dir string
 	cpus                                                                int
-	disks, volumes, env                                                 []string
+	disks, volumes, ports, env                                          []string
 	quiet                                                               bool
 	config                                                              vitrine.Config
 }
@@ -66,6 +66,8 @@ The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot
 	fl.StringArrayVar(&f.disks, "disk", nil, "a raw image `FILE[:ro]` as a disk (repeatable)")
 	fl.StringArrayVar(&f.volumes, "volume", nil, "a `DIR[:rw]` that the guest sees too (repeatable)")
 	fl.StringVar(&f.root, "root", vitrine.RootHost, "host: what nobody could read; host-all: all that you can")
+	fl.StringVar(&f.config.Net, "net", vitrine.NetUser, "user: a network of the guest's own, by the host's sockets; none")
+	fl.StringArrayVar(&f.ports, "port", nil, "a port of the host that leads to one of the guest's, `[ADDR:]HOST:GUEST[/udp]`; only the host reaches it unless ADDR says more (repeatable)")
 	fl.StringVarP(&f.dir, "workdir", "w", "", "CMD's working `DIR` (default: the current one)")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "`NAME[=VALUE]` for CMD's environment (repeatable)")
 	fl.BoolVar(&f.config.DebugExit, "debug-exit", false, "port 0xf4 ends the guest, with status value*2+1")
@@ -89,6 +91,13 @@ func (f *runFlags) parse(args []string) error {
 	for _, d := range f.disks {
 		path, ro := strings.CutSuffix(d, ":ro")
 		c.Disks = append(c.Disks, vitrine.Disk{Path: path, ReadOnly: ro})
+	}
+	for _, p := range f.ports {
+		port, err := vitrine.ParsePort(p)
+		if err != nil {
+			return fmt.Errorf("--port: %w", err)
+		}
+		c.Ports = append(c.Ports, port)
 	}
 	for _, v := range f.volumes {
 		path, rw := strings.CutSuffix(v, ":rw")

@@ -69,7 +69,10 @@ func setup(m *wire.Setup) error {
 		}
 	}
 	devLinks()
-	return loopbackUp()
+	if err := loopbackUp(); err != nil || m.Network == nil {
+		return err
+	}
+	return networkUp(m.Network)
 }
 
 // overlayRoot mounts the host's tree, with a tmpfs over it for what is written, at rootDir.

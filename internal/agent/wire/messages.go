@@ -33,6 +33,45 @@ type Setup struct {
 	RootTag  string   // the virtio file system that is the read-only lower half of /; empty: the initramfs stays the root
 	Tmpfs    []string // directories that get a tmpfs of their own
 	Shares   []Share
+	Network  *Network // nil: there is none
+}
+
+// Network is how the guest's network card is set up.
+type Network struct {
+	MAC              string   // of the card, as Linux writes it
+	Address, Gateway []byte   // IPv4
+	Bits             uint64   // of the address that are the network's
+	DNS              []string // name servers
+	Hosts            []string // lines for /etc/hosts
+}
+
+func (m *Network) marshal() []byte {
+	b := appendString(nil, 1, m.MAC)
+	b = appendString(b, 2, m.Address)
+	b = appendUint(b, 3, m.Bits)
+	b = appendString(b, 4, m.Gateway)
+	b = appendStrings(b, 5, m.DNS)
+	return appendStrings(b, 6, m.Hosts)
+}
+
+func (m *Network) unmarshal(p []byte) error {
+	return eachField(p, func(field int, v uint64, s []byte) error {
+		switch field {
+		case 1:
+			m.MAC = string(s)
+		case 2:
+			m.Address = append([]byte(nil), s...)
+		case 3:
+			m.Bits = v
+		case 4:
+			m.Gateway = append([]byte(nil), s...)
+		case 5:
+			m.DNS = append(m.DNS, string(s))
+		case 6:
+			m.Hosts = append(m.Hosts, string(s))
+		}
+		return nil
+	})
 }
 
 // A Share is a directory of a virtio file system, shown at its place over everything else.
@@ -54,6 +93,9 @@ func (m Setup) Marshal() []byte {
 		e = appendString(e, 3, s.Target)
 		b = appendString(b, 4, appendBool(e, 4, s.Writable))
 	}
+	if m.Network != nil {
+		b = appendString(b, 5, m.Network.marshal())
+	}
 	return b
 }
 
@@ -73,6 +115,9 @@ func (m *Setup) Unmarshal(p []byte) error {
 				return err
 			}
 			m.Shares = append(m.Shares, share)
+		case 5:
+			m.Network = new(Network)
+			return m.Network.unmarshal(s)
 		}
 		return nil
 	})
