@@ -28,7 +28,7 @@ func loadTable(c *CPU, o *op) bool {
 	if size == 4 && o.inst.Size == 2 {
 		base &= 0xFFFFFF
 	}
-	if size == 8 && !c.canonical(base) {
+	if size == 8 && !c.canonicalBase(base) {
 		return c.raiseCode(x86.GP, 0)
 	}
 	t := &c.gdtr
@@ -103,7 +103,7 @@ func (c *CPU) systemSegment(sel uint16, want ...int) (s x86.Segment, d descripto
 			return s, 0, c.raiseCode(x86.GP, c.selError(sel))
 		}
 		s.Base |= hi << 32
-		if !c.canonical(s.Base) {
+		if !c.canonicalBase(s.Base) {
 			return s, 0, c.raiseCode(x86.GP, c.selError(sel))
 		}
 	}

@@ -69,8 +69,8 @@ type msrRow struct {
 
 var msrTable = map[uint32]msrRow{
 	msrSysenterCS:   {func(m *msrs) *uint64 { return &m.sysenterCS }, nil},
-	msrSysenterESP:  {func(m *msrs) *uint64 { return &m.sysenterESP }, (*CPU).canonical},
-	msrSysenterEIP:  {func(m *msrs) *uint64 { return &m.sysenterEIP }, (*CPU).canonical},
+	msrSysenterESP:  {func(m *msrs) *uint64 { return &m.sysenterESP }, (*CPU).canonicalBase},
+	msrSysenterEIP:  {func(m *msrs) *uint64 { return &m.sysenterEIP }, (*CPU).canonicalBase},
 	msrMiscEnable:   {func(m *msrs) *uint64 { return &m.miscEnable }, nil},
 	msrDebugCtl:     {func(m *msrs) *uint64 { return &m.debugctl }, func(_ *CPU, v uint64) bool { return v&^0xFFFF == 0 }},
 	msrMCGStatus:    {func(m *msrs) *uint64 { return &m.mcgStatus }, func(_ *CPU, v uint64) bool { return v == 0 }},
@@ -78,10 +78,10 @@ var msrTable = map[uint32]msrRow{
 	msrPAT:          {func(m *msrs) *uint64 { return &m.pat }, func(_ *CPU, v uint64) bool { return memoryTypes(v) }},
 	msrMTRRDefault:  {func(m *msrs) *uint64 { return &m.mtrrDefault }, func(_ *CPU, v uint64) bool { return v&^0xCFF == 0 }},
 	msrSTAR:         {func(m *msrs) *uint64 { return &m.star }, nil},
-	msrLSTAR:        {func(m *msrs) *uint64 { return &m.lstar }, (*CPU).canonical},
-	msrCSTAR:        {func(m *msrs) *uint64 { return &m.cstar }, (*CPU).canonical},
+	msrLSTAR:        {func(m *msrs) *uint64 { return &m.lstar }, (*CPU).canonicalBase},
+	msrCSTAR:        {func(m *msrs) *uint64 { return &m.cstar }, (*CPU).canonicalBase},
 	msrFMASK:        {func(m *msrs) *uint64 { return &m.fmask }, func(_ *CPU, v uint64) bool { return v>>32 == 0 }},
-	msrKernelGSBase: {func(m *msrs) *uint64 { return &m.kernelGS }, (*CPU).canonical},
+	msrKernelGSBase: {func(m *msrs) *uint64 { return &m.kernelGS }, (*CPU).canonicalBase},
 	msrTSCAux:       {func(m *msrs) *uint64 { return &m.tscAux }, func(_ *CPU, v uint64) bool { return v>>32 == 0 }},
 }
 
@@ -183,7 +183,7 @@ func (c *CPU) wrmsr(n uint32, v uint64) bool {
 		c.selectTLB()
 		return true
 	case msrFSBase, msrGSBase:
-		if !c.canonical(v) {
+		if !c.canonicalBase(v) {
 			return false
 		}
 		c.seg[x86.FS+n-msrFSBase].Base = v

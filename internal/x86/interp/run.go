@@ -237,3 +237,7 @@ func (c *CPU) canonical(va uint64) bool {
 	}
 	return uint64(int64(va<<16)>>16) == va
 }
+
+// canonicalBase tells whether a register that holds an address without using it may hold v: bases of segments and tables, MSRs, INVPCID's
+// descriptor. A processor with 57-bit addresses does not ask whether CR4.LA57 is set (KVM: x86: model canonical checks more precisely, Linux v6.13).
+func (c *CPU) canonicalBase(v uint64) bool { return uint64(int64(v<<7)>>7) == v }

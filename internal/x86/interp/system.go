@@ -224,7 +224,7 @@ func baseOp(c *CPU, o *op) bool {
 		return true
 	}
 	v := c.getReg(reg, size)
-	if !c.canonical(v) {
+	if !c.canonicalBase(v) {
 		return c.raiseCode(x86.GP, 0)
 	}
 	s.Base = v
@@ -283,7 +283,7 @@ func invpcid(c *CPU, o *op) bool {
 	if !ok {
 		return false
 	}
-	if kind > 3 || kind < 2 && (pcid > 0xFFF || c.cr4&x86.CR4PCIDE == 0 && pcid != 0) || kind == 0 && !c.canonical(lin) {
+	if kind > 3 || kind < 2 && (pcid > 0xFFF || c.cr4&x86.CR4PCIDE == 0 && pcid != 0) || kind == 0 && !c.canonicalBase(lin) {
 		return c.raiseCode(x86.GP, 0)
 	}
 	switch kind {
