@@ -2,8 +2,10 @@ package guest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 )
 
@@ -109,7 +111,7 @@ func (t *tokens) read(image, index []byte) bool {
 		if n < 0 {
 			return false
 		}
-		t.text[i] = string(image[p : p+n])
+		t.text[i] = printable(string(image[p : p+n]))
 		p += n + 1
 	}
 	return true
@@ -290,22 +292,28 @@ func decodeAddresses(table []byte, form int, base, at, text uint64) ([]uint64, b
 }
 
 func (n *names) expand(image []byte, t *tokens, addrs []uint64) []Symbol {
-	all := make([]Symbol, 0, n.count)
+	// All names go into one string: a hundred thousand of their own would take longer to make than all else.
+	text := make([]byte, 0, 24*n.count)
+	ends := make([]int, 0, n.count)
 	p := n.start
-	var buf []byte
-	for i := range n.count {
+	for range n.count {
 		name, after, ok := n.next(image, p, len(image))
 		if !ok {
 			break
 		}
-		buf = buf[:0]
 		for _, c := range name {
-			buf = append(buf, t.text[c]...)
+			text = append(text, t.text[c]...)
 		}
-		if len(buf) > 1 {
-			all = append(all, Symbol{Addr: addrs[i], Type: buf[0], Name: string(buf[1:])})
-		}
+		ends = append(ends, len(text))
 		p = after
+	}
+	names, start := string(text), 0
+	all := make([]Symbol, 0, n.count)
+	for i, end := range ends {
+		if end-start > 1 {
+			all = append(all, Symbol{Addr: addrs[i], Type: names[start], Name: names[start+1 : end]})
+		}
+		start = end
 	}
 	return all
 }
@@ -313,28 +321,64 @@ func (n *names) expand(image []byte, t *tokens, addrs []uint64) []Symbol {
 // Symbols are a guest's, in order of address.
 type Symbols struct {
 	all    []Symbol
-	byName map[string]int // the first of each name
+	own    []Symbol          // the kernel's own
+	byName map[string]uint32 // the first of each name in own
+	others map[string]Symbol // the first of each name of the modules'
 }
 
-// NewSymbols sorts all, the first of an address staying first.
-func NewSymbols(all []Symbol) *Symbols {
-	sort.SliceStable(all, func(i, j int) bool { return all[i].Addr < all[j].Addr })
-	s := &Symbols{all: all, byName: make(map[string]int, len(all))}
-	for i := range all {
-		if _, ok := s.byName[all[i].Name]; !ok {
-			s.byName[all[i].Name] = i
+// NewSymbols sorts the kernel's own symbols, the first of an address staying first.
+func NewSymbols(own []Symbol) *Symbols {
+	sortSymbols(own)
+	s := &Symbols{all: own, own: own, byName: make(map[string]uint32, len(own))}
+	for i := range own {
+		if _, ok := s.byName[own[i].Name]; !ok {
+			s.byName[own[i].Name] = uint32(i)
 		}
 	}
 	return s
 }
 
+func sortSymbols(all []Symbol) {
+	byAddress := func(a, b Symbol) int { return cmp.Compare(a.Addr, b.Addr) }
+	if !slices.IsSortedFunc(all, byAddress) {
+		slices.SortStableFunc(all, byAddress)
+	}
+}
+
+// with is the same symbols and those of modules, in place of any that there were.
+func (s *Symbols) with(modules []Symbol) *Symbols {
+	modules = slices.Clone(modules)
+	sortSymbols(modules)
+	n := &Symbols{own: s.own, byName: s.byName, others: make(map[string]Symbol, len(modules))}
+	n.all = make([]Symbol, 0, len(s.own)+len(modules))
+	own := s.own
+	for _, m := range modules {
+		if _, ok := n.others[m.Name]; !ok {
+			n.others[m.Name] = m
+		}
+		i := 0
+		if len(own) > 0 && own[len(own)-1].Addr <= m.Addr { // most often: modules are behind the kernel
+			i = len(own)
+		} else {
+			i = sort.Search(len(own), func(i int) bool { return own[i].Addr > m.Addr })
+		}
+		n.all = append(append(n.all, own[:i]...), m)
+		own = own[i:]
+	}
+	n.all = append(n.all, own...)
+	return n
+}
+
 // All are the symbols in order of address; the caller must not change them.
 func (s *Symbols) All() []Symbol { return s.all }
 
-// Lookup finds a symbol by name.
+// Lookup finds a symbol by name, the kernel's own first.
 func (s *Symbols) Lookup(name string) (Symbol, error) {
 	if i, ok := s.byName[name]; ok {
-		return s.all[i], nil
+		return s.own[i], nil
+	}
+	if m, ok := s.others[name]; ok {
+		return m, nil
 	}
 	return Symbol{}, fmt.Errorf("guest: no symbol %q", name)
 }

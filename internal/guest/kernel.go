@@ -17,7 +17,6 @@ type Kernel struct {
 
 	t       Target
 	space   *Space
-	own     []Symbol // without the modules'
 	btf     func() *BTF
 	structs map[string]*structure
 	names   map[uint64]Owner // by page-table root: what user samples belong to
@@ -75,7 +74,7 @@ func openIn(t Target, space *Space) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{Text: text, t: t, space: space, own: own, structs: map[string]*structure{}, names: map[uint64]Owner{}}
+	k := &Kernel{Text: text, t: t, space: space, structs: map[string]*structure{}, names: map[uint64]Owner{}}
 	k.Symbols = NewSymbols(own)
 	k.btf = sync.OnceValue(k.readBTF)
 	if s, err := k.Symbols.Lookup("linux_banner"); err == nil {
@@ -131,8 +130,7 @@ func (k *Kernel) Refresh() {
 	if err != nil || len(mods) == 0 {
 		return
 	}
-	all := make([]Symbol, 0, len(k.own)+len(mods))
-	k.Symbols = NewSymbols(append(append(all, k.own...), mods...))
+	k.Symbols = k.Symbols.with(mods)
 }
 
 // isText tells whether a symbol names code.

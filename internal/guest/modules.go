@@ -129,8 +129,9 @@ func (k *Kernel) moduleSymbols() ([]Symbol, error) {
 // Trampolines of ftrace and kprobes are not in it.
 func (k *Kernel) Kallsyms() []Symbol {
 	mods, _ := k.moduleSymbols()
-	all := make([]Symbol, 0, len(k.own)+len(mods))
-	return append(append(append(all, k.own...), mods...), k.bpfSymbols()...)
+	own := k.Symbols.own
+	all := make([]Symbol, 0, len(own)+len(mods))
+	return append(append(append(all, own...), mods...), k.bpfSymbols()...)
 }
 
 // bpfSymbols are those of compiled BPF programs and trampolines (kernel/bpf/core.c, bpf_get_kallsym).
