@@ -150,6 +150,9 @@ func (c *CPU) cpuid(leaf, sub uint32) (a, b, cx, d uint32) {
 		if c.cr4&x86.CR4OSXSAVE != 0 {
 			cx |= 1 << 27
 		}
+		if base, ok := c.rdmsr(msrAPICBase); ok && base&(1<<11) == 0 {
+			d &^= 1 << 9 // SDM vol. 3A 10.4.3: a LAPIC that is disabled is not there
+		}
 		if n > 1 {
 			d |= 1 << 28 // HTT: EBX bits 23-16 count
 		}

@@ -25,6 +25,7 @@ type msrs struct {
 const (
 	msrTSC          = 0x10
 	msrPlatformID   = 0x17
+	msrAPICBase     = 0x1B
 	msrFeatureCtl   = 0x3A
 	msrTSCAdjust    = 0x3B
 	msrUcode        = 0x8B
@@ -109,7 +110,7 @@ func (m *msrs) reset() {
 }
 
 // machineMSR tells whether an MSR is the LAPIC's: the APIC base, the x2APIC range, the TSC deadline.
-func machineMSR(n uint32) bool { return n == 0x1B || n>>8 == 8 || n == 0x6E0 }
+func machineMSR(n uint32) bool { return n == msrAPICBase || n>>8 == 8 || n == 0x6E0 }
 
 // rdmsr reads MSR n. It returns false where that is #GP(0).
 func (c *CPU) rdmsr(n uint32) (uint64, bool) {

@@ -523,3 +523,22 @@ func TestBootFromRealMode(t *testing.T) {
 		t.Errorf("AX %#x, CX %#x; want 0x1234, 0x5678", ax, cx)
 	}
 }
+
+// baseIO is a machine whose LAPIC is where APIC base says.
+type baseIO struct {
+	noIO
+	base uint64
+}
+
+func (b *baseIO) ReadMSR(uint32) (uint64, error) { return b.base, nil }
+
+func TestCPUIDHidesADisabledLAPIC(t *testing.T) {
+	const enabled = 1 << 11
+	for _, base := range []uint64{0xFEE00000, 0xFEE00000 | enabled} {
+		c := flat(t, nil)
+		c.io = &baseIO{base: base}
+		if _, _, _, d := c.cpuid(1, 0); d>>9&1 != uint32(base/enabled&1) {
+			t.Errorf("APIC base %#x: leaf 1 EDX %#x", base, d)
+		}
+	}
+}
