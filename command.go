@@ -34,6 +34,11 @@ func (m *Machine) command() (int, error) {
 		m.cfg.Log("the guest has no network: its kernel has no driver for virtio_net")
 	}
 	m.cfg.Log(fmt.Sprintf("%s is up after %.1f s", m.Name(), time.Since(m.began).Seconds()))
+	if m.cfg.Idle {
+		close(m.up)
+		<-m.ended
+		return m.verdict()
+	}
 	status, err := m.runCommand(agent)
 	if errors.Is(err, client.ErrGone) {
 		return m.untimely("before its command had ended")
@@ -132,6 +137,9 @@ func (m *Machine) runCommand(agent *client.Client) (int, error) {
 		m.mu.Lock()
 		m.process = p
 		m.mu.Unlock()
+		if i == 0 {
+			close(m.up)
+		}
 		status, err := p.Wait()
 		m.mu.Lock()
 		m.process = nil

@@ -34,6 +34,8 @@ type Config struct {
 
 	// Command is what runs in the guest; empty: a shell.
 	Command []string
+	// Idle runs neither: the guest is up for Machine.Exec until it is stopped.
+	Idle bool
 	// Dir is the command's working directory, shared with the guest read-only; empty: the root.
 	Dir string
 	// Env is the command's environment.
@@ -55,6 +57,11 @@ type Config struct {
 	// Terminal gives the command a terminal of Rows by Cols in the guest; what it prints goes to Stdout.
 	Terminal   bool
 	Rows, Cols int
+
+	// Keep leaves the guest in the registry when it has ended, with its status and logs, until it is removed.
+	Keep bool
+	// LogOutput writes what the command, or the serial port, writes to a log in the guest's directory instead of Stdout and Stderr.
+	LogOutput bool
 
 	// DebugExit adds the isa-debug-exit port 0xF4.
 	DebugExit bool
@@ -131,6 +138,8 @@ func (c *Config) check(hostCPUs int) error {
 		return fmt.Errorf("--root %q: give host or host-all", c.Root)
 	case c.BootTimeout < 0:
 		return fmt.Errorf("--boot-timeout %v: give a time above 0", c.BootTimeout)
+	case c.Idle && len(c.Command) > 0:
+		return fmt.Errorf("a guest that idles has no command")
 	case c.Dir != "" && !filepath.IsAbs(c.Dir):
 		return fmt.Errorf("--workdir %s: give an absolute path", c.Dir)
 	case strings.ContainsRune(c.Append, 0):

@@ -55,7 +55,13 @@ type Machine struct {
 	net     *user.Network // nil where the guest has none
 	blind   bool          // the kernel's modules were not found: what it needs may not be built in
 	began   time.Time
+	keys    *keyboard
+	logs    []*host.Log
 
+	kernelPath, commandLine string
+
+	up    chan struct{} // closed when the guest is set up
+	over  chan struct{} // closed when status and result are set; the control server still answers
 	ended chan struct{} // closed when the board has stopped; exit and exitErr are set
 	exit  machine.Exit
 	err   error
@@ -116,10 +122,19 @@ const hangUp = 5 * time.Second
 // Stop asks the guest to end and waits until it has: its command is sent SIGTERM (SIGHUP where it has a terminal), then the guest is powered off;
 // exactly what was booted has its power button pressed. When ctx is done first, the guest is ended as by Kill.
 func (m *Machine) Stop(ctx context.Context) error {
+	if m.board.Paused() {
+		m.board.Resume()
+	}
 	m.setState("stopping")
 	m.mu.Lock()
 	agent, p := m.agent, m.process
 	m.mu.Unlock()
+	idle := false
+	select {
+	case <-m.up:
+		idle = !m.exactly
+	default:
+	}
 	switch {
 	case m.exactly:
 		m.board.PressPowerButton()
@@ -135,6 +150,8 @@ func (m *Machine) Stop(ctx context.Context) error {
 			agent.PowerOff()
 		case <-ctx.Done():
 		}
+	case idle:
+		agent.PowerOff()
 	default: // it boots, there is nothing to lose
 		m.Kill()
 	}
@@ -182,12 +199,16 @@ func (m *Machine) supervise() {
 	if m.err != nil && m.result == nil && m.status == 0 {
 		m.status, m.result = StatusFailed, m.err
 	}
+	close(m.over)
 	m.clear()
 	close(m.done)
 }
 
 // clear frees what the machine holds; its board has stopped, or never ran.
 func (m *Machine) clear() {
+	if m.keys != nil {
+		m.keys.close() // who types is not to wait
+	}
 	if m.api != nil {
 		m.api.Close() // first: it reads RAM
 	}
@@ -205,6 +226,17 @@ func (m *Machine) clear() {
 	}
 	if m.ram != nil {
 		m.ram.Close()
+	}
+	for _, l := range m.logs {
+		l.Close()
+	}
+	select {
+	case <-m.over:
+		if m.cfg.Keep {
+			m.entry.Finish(m.status, m.Result().Error)
+			return
+		}
+	default: // it did not come to run
 	}
 	if m.entry != nil {
 		m.entry.Close()

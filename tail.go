@@ -14,10 +14,12 @@ const tailSize = 32 << 10
 // A tail is a console's output: it remembers the last of it, for the error that a failed boot ends in, and passes it on.
 type tail struct {
 	next io.Writer // may be nil
+	log  io.Writer // never fails; may be nil
 
-	mu   sync.Mutex // guards what follows
-	buf  []byte
-	last time.Time // when something was written
+	mu       sync.Mutex // guards what follows
+	buf      []byte
+	last     time.Time // when something was written
+	watchers map[chan []byte]bool
 }
 
 // Write never fails: that nobody reads a console is not the guest's fault.
@@ -28,7 +30,16 @@ func (t *tail) Write(p []byte) (int, error) {
 		t.buf = append(t.buf[:0], t.buf[over:]...)
 	}
 	t.last = time.Now()
+	for c := range t.watchers {
+		select {
+		case c <- append([]byte(nil), p...):
+		default: // who is so slow misses something
+		}
+	}
 	t.mu.Unlock()
+	if t.log != nil {
+		t.log.Write(p)
+	}
 	if t.next != nil {
 		t.next.Write(p)
 	}

@@ -29,12 +29,16 @@ import (
 	"vitrine.dev/vitrine/internal/machine/virtio/blk"
 	"vitrine.dev/vitrine/internal/machine/virtio/rng"
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/transfer"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
 // GuestMain is what main calls first in a program that can be its guests' first process (see Config.Init). It returns at once, except
 // in a guest, where it never does.
-func GuestMain() { agent.Main() }
+func GuestMain() {
+	agent.Main()
+	transfer.Main(os.Args)
+}
 
 // Start starts a guest and returns when it runs; Machine.Wait waits for its end. When ctx is done, the guest is ended at once.
 func Start(ctx context.Context, cfg Config) (*Machine, error) {
@@ -46,7 +50,8 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		return nil, err
 	}
 	cfg.Log(line)
-	m := &Machine{cfg: cfg, ended: make(chan struct{}), done: make(chan struct{}), began: time.Now()}
+	m := &Machine{cfg: cfg, began: time.Now(),
+		up: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
 	if err := m.start(ctx, accel); err != nil {
 		m.clear()
 		return nil, err
@@ -69,6 +74,7 @@ func (m *Machine) start(ctx context.Context, accel backend) error {
 		return err
 	}
 	defer image.Close()
+	m.kernelPath = k.Path
 	m.exactly = cfg.Initrd != "" || !isLinux(image)
 	if m.exactly && len(cfg.Command) > 0 {
 		return errors.New("a command runs only in a guest that Vitrine sets up: leave --initrd out, or give a Linux kernel")
@@ -92,10 +98,14 @@ func (m *Machine) build(ctx context.Context, accel backend, k *kernel.Kernel, im
 	}); err != nil {
 		return err
 	}
-	serial := machine.Serial{Out: &m.console}
-	if m.exactly {
-		m.console.next, serial.In = cfg.Stdout, cfg.Stdin
+	if err := m.openLogs(); err != nil {
+		return err
 	}
+	m.keys = newKeyboard(nil)
+	if m.exactly {
+		m.console.next, m.keys = cfg.Stdout, newKeyboard(cfg.Stdin)
+	}
+	serial := machine.Serial{In: m.keys.r, Out: &m.console}
 	if m.board, err = machine.New(machine.Config{
 		RAM: m.ram, CPUs: cfg.CPUs, Backend: accel, TSCHz: accel.TSCHz(),
 		Serial: [2]machine.Serial{serial}, DebugExit: cfg.DebugExit,
@@ -118,10 +128,34 @@ func (m *Machine) build(ctx context.Context, accel backend, k *kernel.Kernel, im
 	}
 	if m.exactly {
 		m.setState("running")
+		close(m.up)
 	}
 	go m.runBoard(ctx, first)
 	m.api = control.Serve(l, m)
 	go m.supervise()
+	return nil
+}
+
+// openLogs makes the guest's logs in its directory.
+func (m *Machine) openLogs() error {
+	names := []string{host.ConsoleLog}
+	if m.cfg.LogOutput && !m.exactly {
+		names = append(names, host.OutputLog)
+	}
+	for _, name := range names {
+		l, err := m.entry.OpenLog(name)
+		if err != nil {
+			return err
+		}
+		m.logs = append(m.logs, l)
+	}
+	m.console.log = m.logs[0]
+	if m.cfg.LogOutput {
+		m.cfg.Stdout, m.cfg.Stderr = nil, nil
+		if !m.exactly {
+			m.cfg.Stdout, m.cfg.Stderr = m.logs[1], m.logs[1]
+		}
+	}
 	return nil
 }
 
@@ -176,6 +210,7 @@ func (m *Machine) load(k *kernel.Kernel, image *boot.Image) (*x86.State, error) 
 		c.Initrd = []*boot.Image{boot.Bytes("our initramfs", archive)}
 		c.CommandLine = strings.TrimSpace(agentLine + " " + m.cfg.Append)
 	}
+	m.commandLine = c.CommandLine
 	first, _, err := boot.Load(m.ram, c)
 	return first, err
 }

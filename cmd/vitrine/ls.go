@@ -14,13 +14,17 @@ import (
 )
 
 func lsVerb() *cobra.Command {
-	asJSON := false
+	asJSON, ended := false, false
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "lists the guests of this host",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := host.List()
+			list := host.List
+			if ended {
+				list = host.ListAll
+			}
+			all, err := list()
 			if err != nil {
 				return err
 			}
@@ -30,6 +34,7 @@ func lsVerb() *cobra.Command {
 			return writeTable(cmd.OutOrStdout(), all, time.Now())
 		},
 	}
+	cmd.Flags().BoolVarP(&ended, "all", "a", false, "also those that have ended and are kept")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -52,10 +57,27 @@ func writeTable(w io.Writer, all []host.Entry, now time.Time) error {
 		if kernel == "" {
 			kernel = "-"
 		}
+		state, until := e.State.State, now
+		if e.Finished != nil {
+			until = *e.Finished
+		}
+		if e.ExitStatus != nil {
+			state = fmt.Sprintf("%s (%d)", state, *e.ExitStatus)
+		}
 		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%s\t%s\t%s\t%s\n", e.Name, e.VMM, e.PID, e.Accelerator, e.CPUs,
-			vitrine.FormatSize(e.MemoryBytes), kernel, e.State.State, now.Sub(e.Started).Truncate(time.Second))
+			vitrine.FormatSize(e.MemoryBytes), kernel, state, until.Sub(e.Started).Truncate(time.Second))
 	}
 	return t.Flush()
+}
+
+// keptNames completes a guest's name, also of those that have ended.
+func keptNames(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	all, _ := host.ListAll()
+	for _, e := range all {
+		names = append(names, e.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // guestNames completes a guest's name.

@@ -20,7 +20,7 @@ type runFlags struct {
 	name, memory, accel, kernel, initrd, appendLine, modules, root, dir string
 	cpus                                                                int
 	disks, volumes, ports, env                                          []string
-	quiet                                                               bool
+	quiet, detach, remove                                               bool
 	config                                                              vitrine.Config
 }
 
@@ -51,6 +51,9 @@ The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot
 				return err
 			}
 			tightHeap()
+			if f.detach && !isDetached() {
+				return detach()
+			}
 			return run(&f.config, f.quiet)
 		},
 	}
@@ -72,6 +75,8 @@ The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "`NAME[=VALUE]` for CMD's environment (repeatable)")
 	fl.BoolVar(&f.config.DebugExit, "debug-exit", false, "port 0xf4 ends the guest, with status value*2+1")
 	fl.DurationVar(&f.config.BootTimeout, "boot-timeout", 0, "give up a guest that is not ready by then (with --initrd: has not ended) (default 5m; none with --initrd)")
+	fl.BoolVarP(&f.detach, "detach", "d", false, "print the guest's name and leave it running; without CMD it idles, for exec")
+	fl.BoolVar(&f.remove, "rm", false, "with --detach: keep nothing of the guest when it has ended")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print none of Vitrine's own lines but errors")
 	return cmd
 }
@@ -117,6 +122,13 @@ func (f *runFlags) parse(args []string) error {
 		return fmt.Errorf("--workdir: %w", err)
 	}
 	c.Env = environment(f.env)
+	if f.remove && !f.detach {
+		return errors.New("--rm goes with --detach: without it nothing is kept anyway")
+	}
+	if f.detach {
+		c.Keep, c.LogOutput = !f.remove, true
+		c.Idle = len(c.Command) == 0 && c.Initrd == ""
+	}
 	return nil
 }
 
@@ -142,8 +154,13 @@ func directory(given string) (string, error) {
 var passed = []string{"PATH", "TERM", "LANG", "SHELL"}
 
 func environment(more []string) []string {
+	return named(append(append([]string(nil), passed...), more...))
+}
+
+// named gives variables by NAME=VALUE, or by NAME as this process has them.
+func named(all []string) []string {
 	var env []string
-	for _, e := range append(append([]string(nil), passed...), more...) {
+	for _, e := range all {
 		if name, _, given := strings.Cut(e, "="); given {
 			env = append(env, e)
 		} else if v, ok := os.LookupEnv(name); ok {
@@ -155,6 +172,9 @@ func environment(more []string) []string {
 
 // run starts the guest and sees it through.
 func run(c *vitrine.Config, quiet bool) error {
+	if isDetached() {
+		return runDetached(c, quiet)
+	}
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 	in, out := isTerminal(os.Stdin), isTerminal(os.Stdout)
 	c.Terminal = len(c.Command) == 0 && in && out

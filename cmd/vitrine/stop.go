@@ -47,7 +47,12 @@ func stop(name string, now bool) error {
 	}
 	defer c.Close()
 	if now {
-		return c.Kill()
+		err = c.Kill()
+	} else {
+		err = c.Stop()
 	}
-	return c.Stop()
+	if err != nil {
+		return err
+	}
+	return e.WaitGone()
 }

@@ -40,7 +40,7 @@ func run() error {
 		return err
 	}
 	conn := wire.NewConn(stream)
-	if _, err := conn.Hello(); err != nil {
+	if _, err := conn.Hello(wire.AbilityUser); err != nil {
 		return place("hello", err)
 	}
 	s := newServer(conn)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -31,7 +32,7 @@ func pair(t *testing.T) *client.Client {
 	ended := make(chan error, 1)
 	go func() {
 		conn := wire.NewConn(guest)
-		if _, err := conn.Hello(); err != nil {
+		if _, err := conn.Hello(wire.AbilityUser); err != nil {
 			ended <- err
 			return
 		}
@@ -216,6 +217,85 @@ func TestSetupIsAnswered(t *testing.T) {
 	if err := c.Setup(context.Background(), wire.Setup{Hostname: "good"}); err != nil {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestACommandRunsAsTheUserItIsGiven(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can run a command as somebody else")
+	}
+	c := pair(t)
+	for _, tt := range []struct{ user, want string }{
+		{"", "0 0 /"},
+		{"nobody", "65534 65534 /nonexistent"},
+		{"65534:0", "65534 0 /nonexistent"},
+		{"12345", "12345 12345 /"},
+	} {
+		var out bytes.Buffer
+		start := sh("echo $(id -u) $(id -g) $HOME")
+		start.User = tt.user
+		if tt.user != "" && tt.want != "12345 12345 /" {
+			start.Env = env[:1] // HOME is the user's where it is not given
+		}
+		p, err := c.Start(client.Command{Start: start, Stdout: &out})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, err := p.Wait(); status != 0 || err != nil || strings.TrimSpace(out.String()) != tt.want {
+			t.Errorf("%q: got %d, %v, %q; want %q", tt.user, status, err, out.String(), tt.want)
+		}
+	}
+	start := sh("true")
+	start.User = "no-such-user"
+	p, err := c.Start(client.Command{Start: start})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Wait(); err == nil || !strings.Contains(err.Error(), "no user no-such-user") {
+		t.Errorf("an unknown user: %v", err)
+	}
+}
+
+func TestAClientThatGoesHangsItsCommandsUp(t *testing.T) {
+	c := pair(t)
+	near, far := net.Pipe()
+	served := make(chan error, 1)
+	go func() { served <- c.Serve(far, nil) }()
+	peer, err := client.New(near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	p, err := peer.Start(client.Command{Start: sh("echo here; exit 6"), Stdout: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := p.Wait(); status != 6 || err != nil || out.String() != "here\n" {
+		t.Errorf("got %d, %v, %q", status, err, out.String())
+	}
+	marker := t.TempDir() + "/hung-up"
+	ready := make(chan struct{})
+	if _, err = peer.Start(client.Command{
+		// What it writes must not hold it up, although nobody reads it any more.
+		Start: sh("trap 'head -c 3000000 /dev/zero; echo >" + marker + "; exit' HUP; echo ready; while :; do sleep 0.05; done"),
+		Stdout: writerFunc(func([]byte) {
+			select {
+			case ready <- struct{}{}:
+			default:
+			}
+		}),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	<-ready
+	peer.Close()
+	<-served
+	for range 1000 {
+		if _, err := os.Stat(marker); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the command was not hung up")
 }
 
 func TestManyCommandsAtOnce(t *testing.T) {

@@ -44,17 +44,24 @@ func (s *server) start(stream uint32, m *wire.Start) (status int, err error) {
 			return 125, errors.New("working directory " + m.Dir + " is not there")
 		}
 	}
+	cred, err := become(m)
+	if err != nil {
+		return 125, err
+	}
 	path, status, err := lookPath(m.Args[0], m.Env)
 	if err != nil {
 		return status, err
 	}
 	c := &command{s: s, stream: stream, isTerm: m.Terminal}
 	files, err := c.open(m)
+	if err == nil && cred != nil && m.Terminal {
+		err = files[0].Chown(int(cred.Uid), -1)
+	}
 	if err != nil {
 		closeAll(files)
 		return 125, err
 	}
-	attr := &syscall.ProcAttr{Dir: m.Dir, Env: m.Env, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: m.Terminal}}
+	attr := &syscall.ProcAttr{Dir: m.Dir, Env: m.Env, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: m.Terminal, Credential: cred}}
 	for _, f := range files {
 		attr.Files = append(attr.Files, f.Fd())
 	}

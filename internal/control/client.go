@@ -57,6 +57,68 @@ func (c *Client) Kill() error {
 	return err
 }
 
+// Pause makes the guest stand still.
+func (c *Client) Pause() error {
+	_, err := c.call(Request{Verb: VerbPause})
+	return err
+}
+
+// Resume lets it go on.
+func (c *Client) Resume() error {
+	_, err := c.call(Request{Verb: VerbResume})
+	return err
+}
+
+// Signal sends the guest's command a signal.
+func (c *Client) Signal(sig unix.Signal) error {
+	_, err := c.call(Request{Verb: VerbSignal, Signal: int(sig)})
+	return err
+}
+
+// Wait waits until the guest has ended.
+func (c *Client) Wait() (Exit, error) {
+	a, err := c.call(Request{Verb: VerbWait})
+	if err != nil || a.Exit == nil {
+		return Exit{}, orMissing(err)
+	}
+	return *a.Exit, nil
+}
+
+// Inspect is all that the process says of its guest, as JSON.
+func (c *Client) Inspect() ([]byte, error) {
+	a, err := c.call(Request{Verb: VerbInspect})
+	if err != nil {
+		return nil, err
+	}
+	return a.Inspect, nil
+}
+
+// Stream makes the connection what verb, VerbExec or VerbConsole, makes of it. The Client is not to be used any more.
+func (c *Client) Stream(verb string) (net.Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.callLocked(Request{Verb: verb}); err != nil {
+		return nil, err
+	}
+	return &stream{c.c, c.buf}, nil
+}
+
+// A stream is a connection of which some was read already. It is no *net.UnixConn, whose WriteTo would pass that over.
+type stream struct {
+	net.Conn
+	read []byte
+}
+
+// Read implements io.Reader.
+func (s *stream) Read(p []byte) (int, error) {
+	if len(s.read) == 0 {
+		return s.Conn.Read(p)
+	}
+	n := copy(p, s.read)
+	s.read = s.read[n:]
+	return n, nil
+}
+
 // Registers fills r with a CPU's.
 func (c *Client) Registers(cpu int, r *x86.Regs) error {
 	a, err := c.call(Request{Verb: VerbRegisters, CPU: cpu})
@@ -129,6 +191,9 @@ func (c *Client) answer() (*Answer, error) {
 func (c *Client) read(p []byte) (int, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := c.c.ReadMsgUnix(p, oob)
+	if err != nil { // n and oobn are -1 then
+		return 0, err
+	}
 	msgs, _ := unix.ParseSocketControlMessage(oob[:oobn])
 	for _, m := range msgs {
 		fds, _ := unix.ParseUnixRights(&m)

@@ -20,7 +20,7 @@ import (
 // Limits. A client that breaks one is disconnected; the machine notices nothing.
 const (
 	MaxLine    = 1 << 20 // bytes of a request or an answer
-	MaxClients = 32
+	MaxClients = 512
 	MaxHz      = 10_000
 	MaxSeconds = 3600
 	writeTime  = 5 * time.Second // that a client may take to read an answer
@@ -33,6 +33,7 @@ type Request struct {
 	CPU     int     `json:"cpu,omitempty"`     // registers
 	Hz      int     `json:"hz,omitempty"`      // samples
 	Seconds float64 `json:"seconds,omitempty"` // samples
+	Signal  int     `json:"signal,omitempty"`  // signal
 }
 
 // The verbs.
@@ -42,6 +43,13 @@ const (
 	VerbKill      = "kill"      // the guest is ended
 	VerbMemory    = "memory"    // answered by Memory, with the memfd beside it
 	VerbRegisters = "registers" // answered by Registers
+	VerbPause     = "pause"     // the guest stands still
+	VerbResume    = "resume"    // and goes on
+	VerbSignal    = "signal"    // Signal is sent to the guest's command
+	VerbWait      = "wait"      // answered by Exit, when the guest has ended
+	VerbInspect   = "inspect"   // answered by Inspect
+	VerbExec      = "exec"      // answered; then the connection is an agent's (internal/agent/wire), which runs commands in the guest
+	VerbConsole   = "console"   // answered; then the connection is the guest's first serial port
 	VerbSamples   = "samples"   // answered by a line of Samples every Period, the last one with Last set
 )
 
@@ -57,6 +65,15 @@ type Answer struct {
 	Samples   []Sample    `json:"samples,omitempty"`
 	Lost      int         `json:"lost,omitempty"` // samples that were not taken in time
 	Last      bool        `json:"last,omitempty"`
+
+	Exit    *Exit           `json:"exit,omitempty"`
+	Inspect json.RawMessage `json:"inspect,omitempty"`
+}
+
+// Exit is how a guest ended.
+type Exit struct {
+	Status int    `json:"status"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Memory describes the memfd that comes with it.

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vitrine.dev/vitrine/internal/guest"
 	"vitrine.dev/vitrine/internal/host"
 	"vitrine.dev/vitrine/internal/mem"
@@ -24,6 +26,8 @@ type fake struct {
 	ram     *mem.Memory
 	stopped atomic.Bool
 	killed  atomic.Bool
+	paused  atomic.Bool
+	ended   chan struct{}
 }
 
 func (f *fake) State() host.State              { return host.State{Name: "fake", CPUs: 2} }
@@ -43,13 +47,65 @@ func (f *fake) Sample(cpu int, r *x86.Regs) bool {
 	return cpu == 0
 }
 
+func (f *fake) Pause() error                { f.paused.Store(true); return nil }
+func (f *fake) Resume() error               { f.paused.Store(false); return nil }
+func (f *fake) Signal(sig unix.Signal) bool { return sig == unix.SIGUSR1 }
+func (f *fake) Ended() <-chan struct{}      { return f.ended }
+func (f *fake) Result() Exit                { return Exit{42, "the end"} }
+func (f *fake) Inspect() ([]byte, error)    { return []byte(`{"name":"fake"}`), nil }
+func (f *fake) ServeExec(c net.Conn)        { io.Copy(c, c); c.Close() }
+func (f *fake) ServeConsole(c net.Conn)     { f.ServeExec(c) }
+
+func TestAGuestIsPausedSignalledAndWaitedFor(t *testing.T) {
+	f, dial := serve(t)
+	c := NewClient(dial())
+	if err := c.Pause(); err != nil || !f.paused.Load() {
+		t.Errorf("pause: %v", err)
+	}
+	if err := c.Resume(); err != nil || f.paused.Load() {
+		t.Errorf("resume: %v", err)
+	}
+	if err := c.Signal(unix.SIGUSR1); err != nil {
+		t.Errorf("a signal: %v", err)
+	}
+	for _, sig := range []unix.Signal{unix.SIGUSR2, 0, 65, -1} {
+		if err := c.Signal(sig); err == nil {
+			t.Errorf("signal %d was sent", sig)
+		}
+	}
+	if text, err := c.Inspect(); err != nil || string(text) != `{"name":"fake"}` {
+		t.Errorf("inspect: %s, %v", text, err)
+	}
+	gone := NewClient(dial())
+	go gone.Wait()
+	time.AfterFunc(10*time.Millisecond, func() { gone.Close(); close(f.ended) })
+	if exit, err := c.Wait(); err != nil || exit != (Exit{42, "the end"}) {
+		t.Errorf("wait: %+v, %v", exit, err)
+	}
+}
+
+func TestAStreamIsTheGuestsAndHasNoTimeLimit(t *testing.T) {
+	_, dial := serve(t)
+	for _, verb := range []string{VerbExec, VerbConsole} {
+		s, err := NewClient(dial()).Stream(verb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Write([]byte("there and back"))
+		s.(*stream).Conn.(*net.UnixConn).CloseWrite()
+		if got, err := io.ReadAll(s); err != nil || string(got) != "there and back" {
+			t.Errorf("%s: %q, %v", verb, got, err)
+		}
+	}
+}
+
 func serve(t *testing.T) (*fake, func() *net.UnixConn) {
 	t.Helper()
 	ram, err := mem.New(mem.PageSize * 4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fake{ram: ram}
+	f := &fake{ram: ram, ended: make(chan struct{})}
 	addr := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"}
 	l, err := net.ListenUnix("unix", addr)
 	if err != nil {

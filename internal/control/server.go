@@ -29,6 +29,19 @@ type Guest interface {
 	Registers(cpu int, r *x86.Regs) error
 	// Sample gives the registers of a CPU that executes guest code at this moment, at little cost, or false.
 	Sample(cpu int, r *x86.Regs) bool
+
+	Pause() error
+	Resume() error
+	// Signal sends the guest's command a signal, and returns false where there is none.
+	Signal(sig unix.Signal) bool
+	// Ended is closed when the guest has ended; Result is valid then.
+	Ended() <-chan struct{}
+	Result() Exit
+	// Inspect says all there is to say of the guest, as JSON.
+	Inspect() ([]byte, error)
+	// ServeExec and ServeConsole serve a client until it goes; they close the connection.
+	ServeExec(c net.Conn)
+	ServeConsole(c net.Conn)
 }
 
 // StopTime is how long a guest that was told to end may take before it is ended.
@@ -156,6 +169,35 @@ func (s *Server) answer(c *net.UnixConn, line []byte) error {
 		if err = s.guest.Registers(r.CPU, a.Registers); err != nil {
 			a.Registers = nil
 		}
+	case VerbPause:
+		err = s.guest.Pause()
+	case VerbResume:
+		err = s.guest.Resume()
+	case VerbSignal:
+		if r.Signal < 1 || r.Signal > 64 {
+			err = fmt.Errorf("control: %d is no signal", r.Signal)
+		} else if !s.guest.Signal(unix.Signal(r.Signal)) {
+			err = errors.New("the guest has no command to send a signal to")
+		}
+	case VerbWait:
+		if err = s.wait(c); err != nil {
+			return err
+		}
+		exit := s.guest.Result()
+		a.Exit = &exit
+	case VerbInspect:
+		a.Inspect, err = s.guest.Inspect()
+	case VerbExec, VerbConsole:
+		if err := s.reply(c, &a, -1); err != nil {
+			return err
+		}
+		c.SetWriteDeadline(time.Time{}) // it is for who serves to see that a slow client holds nothing up
+		if r.Verb == VerbExec {
+			s.guest.ServeExec(c)
+		} else {
+			s.guest.ServeConsole(c)
+		}
+		return net.ErrClosed
 	case VerbSamples:
 		return s.samples(c, r)
 	default:
@@ -165,6 +207,33 @@ func (s *Server) answer(c *net.UnixConn, line []byte) error {
 		a.Error = err.Error()
 	}
 	return s.reply(c, &a, fd)
+}
+
+// wait waits for the guest's end, or the client's, which sends nothing meanwhile.
+func (s *Server) wait(c *net.UnixConn) error {
+	gone := make(chan struct{})
+	var n int
+	go func() {
+		var p [1]byte
+		n, _ = c.Read(p[:])
+		close(gone)
+	}()
+	select {
+	case <-s.guest.Ended():
+		c.SetReadDeadline(time.Now())
+		<-gone
+		return nil
+	case <-gone:
+		if n > 0 {
+			return errors.New("control: a request while another waits")
+		}
+	}
+	select {
+	case <-s.guest.Ended(): // the server closes, and cut the reading short
+		return nil
+	default:
+		return net.ErrClosed
+	}
 }
 
 // samples sends lines of samples for as long as was asked, or until the client has gone.

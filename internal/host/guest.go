@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,14 +38,11 @@ func Register(s State) (*Guest, error) {
 	if err := makeDir(top); err != nil {
 		return nil, err
 	}
-	making, err := os.OpenFile(filepath.Join(top, makingFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	making, err := lockTop(top)
 	if err != nil {
-		return nil, fmt.Errorf("host: %w", err)
+		return nil, err
 	}
 	defer making.Close()
-	if err := lock(making, unix.F_OFD_SETLKW); err != nil {
-		return nil, fmt.Errorf("host: %s: %w", making.Name(), err)
-	}
 	sweep(top)
 	for try := 0; ; try++ {
 		name := s.Name
@@ -59,10 +57,26 @@ func Register(s State) (*Guest, error) {
 			if s.Name == "" && try < 200 {
 				continue
 			}
+			if e, ok := read(filepath.Join(top, name)); ok && e.State.State == Ended {
+				return nil, fmt.Errorf("--name %s: a guest of this name has ended: choose another, or vitrine rm %s", name, name)
+			}
 			return nil, fmt.Errorf("--name %s: %w: choose another, or vitrine stop %s", name, ErrTaken, name)
 		}
 		return g, err
 	}
+}
+
+// lockTop takes the lock under which guests' directories come and go; closing the file lets go of it.
+func lockTop(top string) (*os.File, error) {
+	making, err := os.OpenFile(filepath.Join(top, makingFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	if err := lock(making, unix.F_OFD_SETLKW); err != nil {
+		making.Close()
+		return nil, fmt.Errorf("host: %s: %w", making.Name(), err)
+	}
+	return making, nil
 }
 
 // sweep removes what guests that have gone left in top. The caller holds the lock of top.
@@ -70,7 +84,10 @@ func sweep(top string) {
 	names, _ := os.ReadDir(top)
 	for _, n := range names {
 		dir := filepath.Join(top, n.Name())
-		if CheckName(n.Name()) == nil && n.IsDir() && !locked(filepath.Join(dir, lockFile)) {
+		if CheckName(n.Name()) != nil || !n.IsDir() || locked(filepath.Join(dir, lockFile)) {
+			continue
+		}
+		if _, kept := read(dir); !kept {
 			remove(dir)
 		}
 	}
@@ -78,7 +95,7 @@ func sweep(top string) {
 
 // remove removes a guest's directory, and nothing that we did not make.
 func remove(dir string) {
-	for _, f := range []string{socketFile, stateFile, stateFile + ".new", lockFile} {
+	for _, f := range []string{socketFile, ConsoleLog, OutputLog, stateFile, stateFile + ".new", lockFile} {
 		os.Remove(filepath.Join(dir, f))
 	}
 	os.Remove(dir)
@@ -116,6 +133,9 @@ func lock(f *os.File, cmd int) error {
 
 // Name is the guest's.
 func (g *Guest) Name() string { return g.state.Name }
+
+// Dir is the guest's directory.
+func (g *Guest) Dir() string { return g.dir }
 
 // State is what listings say now.
 func (g *Guest) State() State {
@@ -158,6 +178,17 @@ func (g *Guest) Listen() (*net.UnixListener, error) {
 	}
 	l.SetUnlinkOnClose(false) // Close removes it; a path by descriptor means nothing later
 	return l, os.Chmod(filepath.Join(g.dir, socketFile), 0o600)
+}
+
+// Finish ends the entry of a guest that is kept: it is listed as ended, with its status and logs, until it is removed.
+func (g *Guest) Finish(status int, why string) error {
+	now := time.Now().UTC().Truncate(time.Second)
+	err := g.Update(func(s *State) { s.State, s.ExitStatus, s.Error, s.Finished = Ended, &status, why, &now })
+	os.Remove(filepath.Join(g.dir, socketFile))
+	if err != nil { // an entry that says it runs would be swept anyway
+		remove(g.dir)
+	}
+	return errors.Join(err, g.lock.Close())
 }
 
 // Close takes the guest out of the registry.

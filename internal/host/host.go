@@ -36,9 +36,16 @@ type State struct {
 	CPUs        int       `json:"cpus"`
 	MemoryBytes uint64    `json:"memory_bytes"`
 	Kernel      string    `json:"kernel"`
-	State       string    `json:"state"` // starting, running, paused, stopping
+	State       string    `json:"state"` // starting, running, paused, stopping; Ended of a guest that was kept
 	Started     time.Time `json:"started"`
+
+	ExitStatus *int       `json:"exit_status,omitempty"` // of a guest that has ended
+	Error      string     `json:"error,omitempty"`       // why, where it was not its command's end
+	Finished   *time.Time `json:"finished,omitempty"`
 }
+
+// Ended is the State of a guest that has ended and is kept to be asked about.
+const Ended = "ended"
 
 // An Entry is a running guest as the registry has it.
 type Entry struct {
@@ -50,7 +57,12 @@ type Entry struct {
 func (e *Entry) Socket() string { return filepath.Join(e.dir, socketFile) }
 
 // List gives the running guests, by name. It creates and changes nothing. What cannot be read is left out.
-func List() ([]Entry, error) {
+func List() ([]Entry, error) { return list(false) }
+
+// ListAll gives those that have ended and are kept, too.
+func ListAll() ([]Entry, error) { return list(true) }
+
+func list(ended bool) ([]Entry, error) {
 	var all []Entry
 	for _, dir := range Dirs() {
 		names, err := os.ReadDir(dir)
@@ -64,7 +76,7 @@ func List() ([]Entry, error) {
 			if CheckName(n.Name()) != nil || !n.IsDir() {
 				continue
 			}
-			if e, ok := read(filepath.Join(dir, n.Name())); ok {
+			if e, ok := read(filepath.Join(dir, n.Name())); ok && (ended || e.State.State != Ended) {
 				all = append(all, e)
 			}
 		}
@@ -73,12 +85,10 @@ func List() ([]Entry, error) {
 	return all, nil
 }
 
-// read reads one guest's directory, and tells whether the guest lives.
+// read reads one guest's directory, and tells whether the guest lives, or has ended and is kept.
 func read(dir string) (Entry, bool) {
 	e := Entry{dir: dir}
-	if !locked(filepath.Join(dir, lockFile)) {
-		return e, false
-	}
+	alive := locked(filepath.Join(dir, lockFile))
 	f, err := os.Open(filepath.Join(dir, stateFile))
 	if err != nil {
 		return e, false
@@ -89,7 +99,7 @@ func read(dir string) (Entry, bool) {
 		return e, false
 	}
 	e.Name = filepath.Base(dir)
-	return e, true
+	return e, alive || e.State.State == Ended
 }
 
 // Find gives the running guest with this name, or with this unambiguous beginning of a name.
@@ -99,6 +109,50 @@ func Find(name string) (*Entry, error) {
 		return nil, err
 	}
 	return find(all, name)
+}
+
+// FindAny is Find, also among those that have ended and are kept.
+func FindAny(name string) (*Entry, error) {
+	all, err := ListAll()
+	if err != nil {
+		return nil, err
+	}
+	return find(all, name)
+}
+
+// Dir is the guest's directory.
+func (e *Entry) Dir() string { return e.dir }
+
+// WaitGone waits until the guest's process has let go of its entry.
+func (e *Entry) WaitGone() error {
+	f, err := os.OpenFile(filepath.Join(e.dir, lockFile), unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_RDLCK})
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Remove removes what is kept of a guest that has ended.
+func (e *Entry) Remove() error {
+	making, err := lockTop(filepath.Dir(e.dir))
+	if err != nil {
+		return err
+	}
+	defer making.Close()
+	if locked(filepath.Join(e.dir, lockFile)) {
+		return fmt.Errorf("%s runs: vitrine stop %s, or rm --force", e.Name, e.Name)
+	}
+	remove(e.dir)
+	return nil
 }
 
 func find(all []Entry, name string) (*Entry, error) {

@@ -22,6 +22,12 @@ type Failure struct {
 
 func (f *Failure) Error() string { return f.Text }
 
+// A receiver has a stream's frames. Neither method waits.
+type receiver interface {
+	receive(wire.Frame)
+	end(status int, err error)
+}
+
 // A Client is one agent. Its methods may be called from any goroutine.
 type Client struct {
 	conn   *wire.Conn
@@ -29,8 +35,10 @@ type Client struct {
 	done   chan struct{}   // closed when the connection has ended
 	ready  chan wire.Frame // the answer to Setup
 
+	abilities []string // of the agent
+
 	mu        sync.Mutex // guards what follows
-	processes map[uint32]*Process
+	processes map[uint32]receiver
 	last      uint32
 	err       error
 }
@@ -40,12 +48,14 @@ func New(stream io.ReadWriteCloser) (*Client, error) {
 	c := &Client{
 		conn: wire.NewConn(stream), stream: stream,
 		done: make(chan struct{}), ready: make(chan wire.Frame, 1),
-		processes: map[uint32]*Process{},
+		processes: map[uint32]receiver{},
 	}
-	if _, err := c.conn.Hello(); err != nil {
+	hello, err := c.conn.Hello()
+	if err != nil {
 		stream.Close()
 		return nil, fmt.Errorf("agent: hello: %w", err)
 	}
+	c.abilities = hello.Abilities
 	go c.receive()
 	return c, nil
 }
@@ -78,7 +88,7 @@ func (c *Client) receive() {
 	c.mu.Lock()
 	c.err = err
 	all := c.processes
-	c.processes = map[uint32]*Process{}
+	c.processes = map[uint32]receiver{}
 	c.mu.Unlock()
 	for _, p := range all {
 		p.end(0, ErrGone)

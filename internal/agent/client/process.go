@@ -1,7 +1,9 @@
 package client
 
 import (
+	"errors"
 	"io"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +34,9 @@ type Process struct {
 
 // Start runs a command. That it could not be run is what Wait says.
 func (c *Client) Start(cmd Command) (*Process, error) {
+	if cmd.User != "" && !slices.Contains(c.abilities, wire.AbilityUser) {
+		return nil, errors.New("the guest's agent is older than this and knows no users")
+	}
 	p := &Process{c: c, in: wire.NewFlow(), done: make(chan struct{}), outs: map[wire.Type]*wire.Queue{
 		wire.TypeStdout: wire.NewQueue(), wire.TypeStderr: wire.NewQueue(),
 	}}

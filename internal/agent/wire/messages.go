@@ -147,6 +147,7 @@ type Start struct {
 	Terminal bool   // a pseudo-terminal is its standard input, output and error; all output is Stdout then
 	Size     Size   // of the terminal
 	NoStdin  bool   // its standard input is /dev/null
+	User     string // NAME or number of the guest's user, with :GROUP or without; empty: root. Of agents that can "user"
 }
 
 // Size is a terminal's, in characters.
@@ -159,7 +160,8 @@ func (m Start) Marshal() []byte {
 	b = appendString(b, 3, m.Dir)
 	b = appendBool(b, 4, m.Terminal)
 	b = appendString(b, 5, m.Size.Marshal())
-	return appendBool(b, 6, m.NoStdin)
+	b = appendBool(b, 6, m.NoStdin)
+	return appendString(b, 7, m.User)
 }
 
 // Unmarshal decodes the message; m must be zero.
@@ -178,6 +180,8 @@ func (m *Start) Unmarshal(p []byte) error {
 			return m.Size.Unmarshal(s)
 		case 6:
 			m.NoStdin = v != 0
+		case 7:
+			m.User = string(s)
 		}
 		return nil
 	})

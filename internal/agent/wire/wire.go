@@ -20,6 +20,9 @@ const Port = 0x5654
 // Version is the protocol's; it grows when an older peer could not follow.
 const Version = 1
 
+// AbilityUser is an agent's that heeds Start.User.
+const AbilityUser = "user"
+
 // Limits of what is accepted. An argument list is at most 2 MiB on Linux (MAX_ARG_STRLEN times much more, but a quarter of an
 // 8 MiB stack in all), so the largest message is a Start.
 const (
