@@ -88,4 +88,3 @@ func (h harmless) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
-
