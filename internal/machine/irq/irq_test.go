@@ -339,6 +339,13 @@ func TestTimerModes(t *testing.T) {
 	if d, _ := l.ReadMSR(msrTSCDeadline); d != 0 {
 		t.Errorf("deadline reads %d after it passed, want 0", d)
 	}
+
+	l.write(regEOI, 0)
+	l.WriteMSR(msrTSCDeadline, 1)
+	wantVector(t, l, 0xEE) // at once: the clock has not moved
+	if d, _ := l.ReadMSR(msrTSCDeadline); d != 0 {
+		t.Errorf("deadline reads %d, which had passed when it was written; want 0", d)
+	}
 }
 
 func TestPeriodicTimerDoesNotMakeUpForAStoppedHost(t *testing.T) {

@@ -202,8 +202,7 @@ func (l *LAPIC) WriteMSR(msr uint32, v uint64) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.timerMode() == timerDeadline {
-			l.timer.deadline = v
-			l.timer.startDeadline(l.clk.Now())
+			l.setDeadline(v)
 		}
 		return nil
 	case msr < msrX2APIC || msr >= msrX2APICEnd || !l.x2apic():

@@ -112,6 +112,24 @@ func (l *LAPIC) timerFired() {
 		}
 		return // it was moved meanwhile
 	}
+	l.expire(now)
+}
+
+// setDeadline arms the timer. A deadline that has passed already interrupts at once: no host thread has to wake up for it.
+func (l *LAPIC) setDeadline(tsc uint64) {
+	t, now := &l.timer, l.clk.Now()
+	t.deadline = tsc
+	if tsc != 0 && t.untilDeadline() == 0 {
+		t.alarm.Stop()
+		l.expire(now)
+		return
+	}
+	t.startDeadline(now)
+}
+
+// expire is what the timer does when its time has come.
+func (l *LAPIC) expire(now int64) {
+	t := &l.timer
 	switch l.timerMode() {
 	case timerDeadline:
 		if t.untilDeadline() > 0 { // the TSC runs a little slower than the clock, or was written
