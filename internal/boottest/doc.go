@@ -7,5 +7,5 @@
 // A test binary made by go test -c runs elsewhere: VITRINE_TEST_KERNEL names a bzImage to boot instead of those that are fetched, and
 // VITRINE_TEST_INIT checkinit's executable, where there is no go command to build it. VITRINE_TEST_BACKEND (soft, kvm) names the one backend to run on,
 // VITRINE_TEST_NOT the checks to leave out, as commas part them, on a processor that is itself not right, VITRINE_TEST_PATIENCE by how much
-// longer guests may take.
+// longer guests may take, VITRINE_TEST_OWNCHIPS=1 keeps interrupt controllers out of the kernel.
 package boottest

@@ -100,7 +100,7 @@ func (g guest) run(t *testing.T) outcome {
 	defer typed.Close()
 	screen := &screen{answers: g.answers, typed: typed, began: began}
 	m, err := machine.New(machine.Config{
-		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: g.backend.(interface{ TSCHz() uint64 }).TSCHz(), DebugExit: true,
+		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: g.backend.(interface{ TSCHz() uint64 }).TSCHz(), DebugExit: true, OwnChips: os.Getenv("VITRINE_TEST_OWNCHIPS") == "1",
 		Serial: [2]machine.Serial{{In: keys, Out: screen}},
 	})
 	if err != nil {

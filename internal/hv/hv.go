@@ -84,3 +84,20 @@ type DirtyLogger interface {
 	TakeDirtyLog(fn func(mem.Addr)) error
 	StopDirtyLog() error
 }
+
+// An IRQChip is a VM that can have a PC's interrupt controllers of its own: two 8259A, an I/O APIC of 24 pins, a local APIC a CPU. With them
+// its CPUs take interrupts, INIT, SIPI and HLT by themselves: Run does not return Halted, all CPUs but the first wait for their SIPI inside Run, and of
+// IO only ports and MMIO are asked for. State.LAPIC is not empty then.
+type IRQChip interface {
+	// CreateIRQChip makes the controllers. Call it before NewVCPU.
+	CreateIRQChip() error
+	// SetLine sets the level of an I/O APIC pin, and of the PIC's input that the board wires to it: pin 2 goes with input 0, others below 16 with
+	// their own. It returns false where an edge merged into one that waits. It may be called from any goroutine.
+	SetLine(pin int, level bool) (seen bool)
+	// SignalMSI delivers a message-signalled interrupt. It may be called from any goroutine.
+	SignalMSI(addr uint64, data uint32)
+	// ChipState is the state of the PIC and the I/O APIC; no CPU is in Run.
+	ChipState() ([]byte, error)
+	// SetChipState puts back what ChipState gave.
+	SetChipState([]byte) error
+}

@@ -22,9 +22,9 @@ func (m *Machine) buildChipset(cfg Config) error {
 	if debug == nil {
 		debug = io.Discard
 	}
-	isa := m.irq.ISA
+	isa := m.chips.ISA
 
-	hpet := chipset.NewHPET(m.clk, m.irq.GSI, isa(0), isa(8))
+	hpet := chipset.NewHPET(m.clk, m.chips.GSI, isa(0), isa(8))
 	pit := chipset.NewPIT(m.clk, hpet.Gate(isa(0)))
 	rtc := chipset.NewRTC(m.clk, wall, hpet.Gate(isa(8)), m.ram.Size(), cfg.CPUs)
 	kbd := chipset.NewI8042(isa(1), reset)
@@ -39,14 +39,12 @@ func (m *Machine) buildChipset(cfg Config) error {
 	}
 	m.devices = append(m.devices, hpet, pit, rtc, kbd, fw, m.pm, m.uarts[0], m.uarts[1])
 
-	board := []struct {
+	type place struct {
 		on         *bus.Bus
 		base, size uint64
 		dev        bus.Device
-	}{
-		{&m.ports, irq.PICMaster, 2, m.irq.PIC.Ports(0)},
-		{&m.ports, irq.PICSlave, 2, m.irq.PIC.Ports(1)},
-		{&m.ports, irq.PICELCR, 2, m.irq.PIC.Ports(2)},
+	}
+	board := []place{
 		{&m.ports, 0x40, 4, pit},
 		{&m.ports, 0x60, 1, kbd.Data()},
 		{&m.ports, 0x61, 1, pit.Port61()},
@@ -64,8 +62,14 @@ func (m *Machine) buildChipset(cfg Config) error {
 		{&m.ports, layout.PM1aControl, 2, m.pm.Control()},
 		{&m.ports, layout.PMTimer, 4, m.pm.Timer()},
 		{&m.ports, layout.Reset, 1, chipset.ResetRegister(reset)},
-		{&m.mmio, layout.IOAPIC, 0x1000, m.irq.IOAPIC},
 		{&m.mmio, layout.HPET, chipset.HPETSize, hpet},
+	}
+	if c := m.own; c != nil {
+		board = append(board,
+			place{&m.ports, irq.PICMaster, 2, c.PIC.Ports(0)},
+			place{&m.ports, irq.PICSlave, 2, c.PIC.Ports(1)},
+			place{&m.ports, irq.PICELCR, 2, c.PIC.Ports(2)},
+			place{&m.mmio, layout.IOAPIC, 0x1000, c.IOAPIC})
 	}
 	for _, d := range board {
 		if err := d.on.Map(d.base, d.size, d.dev); err != nil {

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -12,11 +13,10 @@ import (
 
 // A cpu is one processor and the thread that runs it. Its [irq.CPU] methods are called with devices' locks held.
 type cpu struct {
-	m     *Machine
-	id    int
-	vcpu  hv.VCPU
-	lapic *irq.LAPIC
-	bell  bell
+	m    *Machine
+	id   int
+	vcpu hv.VCPU
+	bell bell
 
 	mu      sync.Mutex
 	init    bool // an INIT came
@@ -160,23 +160,26 @@ func (b *bell) wait(seen uint32) {
 	b.waiting.Store(false)
 }
 
-// cpuIO is the machine as one processor sees it.
+// boardIO is the board's ports and device memory, the same for all processors.
+type boardIO struct{ m *Machine }
+
+func (io boardIO) ReadPort(port uint16, p []byte)  { io.m.ports.Read(uint64(port), p) }
+func (io boardIO) WritePort(port uint16, p []byte) { io.m.ports.Write(uint64(port), p) }
+func (io boardIO) ReadMMIO(a mem.Addr, p []byte)   { io.m.mmio.Read(uint64(a), p) }
+func (io boardIO) WriteMMIO(a mem.Addr, p []byte)  { io.m.mmio.Write(uint64(a), p) }
+
+// cpuIO is the machine as one processor sees it that has its LAPIC from the board.
 type cpuIO struct {
+	boardIO
 	*irq.LAPIC
-	m *Machine
 }
-
-var _ hv.IO = (*cpuIO)(nil)
-
-func (io *cpuIO) ReadPort(port uint16, p []byte)  { io.m.ports.Read(uint64(port), p) }
-func (io *cpuIO) WritePort(port uint16, p []byte) { io.m.ports.Write(uint64(port), p) }
 
 func (io *cpuIO) ReadMMIO(a mem.Addr, p []byte) {
 	if io.Claims(a) {
 		io.LAPIC.ReadMMIO(uint64(a), p)
 		return
 	}
-	io.m.mmio.Read(uint64(a), p)
+	io.boardIO.ReadMMIO(a, p)
 }
 
 func (io *cpuIO) WriteMMIO(a mem.Addr, p []byte) {
@@ -184,5 +187,24 @@ func (io *cpuIO) WriteMMIO(a mem.Addr, p []byte) {
 		io.LAPIC.WriteMMIO(uint64(a), p)
 		return
 	}
-	io.m.mmio.Write(uint64(a), p)
+	io.boardIO.WriteMMIO(a, p)
 }
+
+// remoteIO is the machine as a processor sees it that has its LAPIC from the backend ([hv.IRQChip]).
+type remoteIO struct{ boardIO }
+
+var (
+	_ hv.IO = (*cpuIO)(nil)
+	_ hv.IO = remoteIO{}
+)
+
+// errMSR becomes #GP.
+var errMSR = errors.New("machine: no such MSR")
+
+func (remoteIO) ReadMSR(uint32) (uint64, error) { return 0, errMSR }
+func (remoteIO) WriteMSR(uint32, uint64) error  { return errMSR }
+func (remoteIO) Pending() bool                  { return false }
+func (remoteIO) TakeNMI() bool                  { return false }
+func (remoteIO) Acknowledge() (uint8, bool)     { return 0, false }
+func (remoteIO) CR8() uint64                    { return 0 }
+func (remoteIO) SetCR8(uint64)                  {}

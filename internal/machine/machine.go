@@ -39,10 +39,12 @@ type Config struct {
 	Serial [2]Serial // COM1 and COM2
 	// Debug takes the bytes written to ports 0xE9 and 0x402; it must not block. Nil: they are dropped.
 	Debug     io.Writer
-	DebugExit bool              // the isa-debug-exit port is there
-	Files     map[string][]byte // for fw_cfg
-	Wall      func() time.Time  // the RTC's; nil is the host's
-	Clock     *clock.Clock      // nil: a real one
+	DebugExit bool // the isa-debug-exit port is there
+	// OwnChips gives the board its own interrupt controllers also where the backend offers some: a saved state goes to another backend only with them.
+	OwnChips bool
+	Files    map[string][]byte // for fw_cfg
+	Wall     func() time.Time  // the RTC's; nil is the host's
+	Clock    *clock.Clock      // nil: a real one
 }
 
 // A Machine is one guest's hardware. New, Attach, then [Machine.Run]; Close at last.
@@ -53,7 +55,8 @@ type Machine struct {
 	cpus   []*cpu
 	ports  bus.Bus
 	mmio   bus.Bus
-	irq    *irq.Chips
+	chips  chips
+	own    *irq.Chips // chips, where they are the board's own; else nil
 	pci    *pci.Bus
 	pm     *chipset.PM
 	uarts  [2]*chipset.UART
@@ -95,24 +98,27 @@ func (m *Machine) build(cfg Config) error {
 	if m.vm, err = cfg.Backend.NewVM(m.ram); err != nil {
 		return err
 	}
-	irqs := irq.Config{Clock: m.clk, TSCHz: cfg.TSCHz, TSC: m.tsc(cfg)}
 	for i := range cfg.CPUs {
 		m.cpus = append(m.cpus, newCPU(m, i))
-		irqs.CPUs = append(irqs.CPUs, m.cpus[i])
 	}
-	m.irq = irq.New(irqs)
+	if err := m.buildChips(cfg); err != nil {
+		return err
+	}
 	for i, c := range m.cpus {
-		c.lapic = m.irq.LAPIC[i]
-		if c.vcpu, err = m.vm.NewVCPU(i, &cpuIO{LAPIC: c.lapic, m: m}); err != nil {
+		var io hv.IO = remoteIO{boardIO{m}}
+		if m.own != nil {
+			io = &cpuIO{boardIO{m}, m.own.LAPIC[i]}
+		}
+		if c.vcpu, err = m.vm.NewVCPU(i, io); err != nil {
 			return fmt.Errorf("machine: CPU %d: %w", i, err)
 		}
 	}
 	var lines [layout.PCIIRQs]bus.Line
 	for i := range lines {
-		lines[i] = m.irq.GSI(layout.PCIIRQ + i)
+		lines[i] = m.chips.GSI(layout.PCIIRQ + i)
 	}
 	m.pci = pci.New(&m.mmio, lines)
-	m.devices = append(m.devices, m.irq)
+	m.devices = append(m.devices, m.chips)
 	if err := m.buildChipset(cfg); err != nil {
 		return err
 	}
@@ -122,6 +128,35 @@ func (m *Machine) build(cfg Config) error {
 	}
 	m.rsdp, err = acpi.Write(m.ram, cfg.CPUs)
 	return err
+}
+
+// chips is interrupt controllers.
+type chips interface {
+	bus.Stateful
+	bus.MSI
+	ISA(n int) bus.Line
+	GSI(n int) bus.Line
+}
+
+// buildChips makes the interrupt controllers: the backend's where it has some.
+func (m *Machine) buildChips(cfg Config) error {
+	if chip, ok := m.vm.(hv.IRQChip); ok && !cfg.OwnChips {
+		if err := chip.CreateIRQChip(); err != nil {
+			return fmt.Errorf("machine: interrupt controllers: %w", err)
+		}
+		for _, c := range m.cpus {
+			c.waiting = false // the backend knows
+		}
+		m.chips = irq.NewRemote(chip)
+		return nil
+	}
+	irqs := irq.Config{Clock: m.clk, TSCHz: cfg.TSCHz, TSC: m.tsc(cfg)}
+	for _, c := range m.cpus {
+		irqs.CPUs = append(irqs.CPUs, c)
+	}
+	m.own = irq.New(irqs)
+	m.chips = m.own
+	return nil
 }
 
 // tsc is how a CPU's time stamp counter is read for its deadline timer.
@@ -141,7 +176,7 @@ func (m *Machine) tsc(cfg Config) func(cpu int) uint64 {
 func (m *Machine) PCI() *pci.Bus { return m.pci }
 
 // MSI is where PCI devices send their message-signalled interrupts.
-func (m *Machine) MSI() bus.MSI { return m.irq }
+func (m *Machine) MSI() bus.MSI { return m.chips }
 
 // RAM is the guest's memory.
 func (m *Machine) RAM() *mem.Memory { return m.ram }

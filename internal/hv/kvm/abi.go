@@ -21,10 +21,19 @@ const (
 	getSRegs            = 0x8138AE83
 	setSRegs            = 0x4138AE84
 	translate           = 0xC018AE85
+	createIRQChip       = 0xAE60
+	getIRQChip          = 0xC208AE62
+	setIRQChip          = 0x8208AE63
+	irqLineStatus       = 0xC008AE67
+	setGSIRouting       = 0x4008AE6A
 	interrupt           = 0x4004AE86
 	getMSRs             = 0xC008AE88
 	setMSRs             = 0x4008AE89
 	setCPUID2           = 0x4008AE90
+	getLAPIC            = 0x8400AE8E
+	setLAPIC            = 0x4400AE8F
+	getMPState          = 0x8004AE98
+	setMPState          = 0x4004AE99
 	nmi                 = 0xAE9A
 	getVCPUEvents       = 0x8040AE9F
 	setVCPUEvents       = 0x4040AEA0
@@ -33,6 +42,7 @@ const (
 	getTSCKHz           = 0xAEA3
 	enableCap           = 0x4068AEA3
 	getXSave            = 0x9000AEA4
+	signalMSI           = 0x4020AEA5
 	setXSave            = 0x5000AEA5
 	getXCRs             = 0x8188AEA6
 	setXCRs             = 0x4188AEA7

@@ -37,6 +37,9 @@ const (
 // TLB flushes that spare CPUs which do not run, and the promise that the clock is stable.
 const kvmFeatures = 1<<0 | 1<<1 | 1<<3 | 1<<5 | 1<<9 | 1<<24
 
+// chipFeatures are those that a LAPIC in the kernel adds: ends of interrupts without an exit, waking and yielding to other CPUs, IPIs to many at once.
+const chipFeatures = 1<<6 | 1<<7 | 1<<11 | 1<<13
+
 // hidden are the bits that guests do not see.
 var hidden = []struct {
 	leaf, sub  uint32
@@ -52,8 +55,8 @@ var hidden = []struct {
 // dropped are leaves that guests do not have: topology, made anew; SGX; processor trace; SVM; performance monitoring.
 var dropped = []uint32{0xB, 0x1F, 0x12, 0x14, 0x15, 0x16, 0x80000022, 0x8000000A}
 
-// guestCPUID is CPU id's of n.
-func (b *Backend) guestCPUID(id, n int) []cpuidEntry {
+// guestCPUID is CPU id's of n; chip tells that its LAPIC is in the kernel.
+func (b *Backend) guestCPUID(id, n int, chip bool) []cpuidEntry {
 	var out []cpuidEntry
 	for _, e := range b.cpuid {
 		if !slices.Contains(dropped, e.leaf) && e.leaf>>28 != leafHypervisor>>28 {
@@ -67,7 +70,7 @@ func (b *Backend) guestCPUID(id, n int) []cpuidEntry {
 				e.a, e.b, e.c, e.d = e.a&^h.a, e.b&^h.b, e.c&^h.c, e.d&^h.d
 			}
 		}
-		b.place(e, uint32(id), uint32(n))
+		b.place(e, uint32(id), uint32(n), chip)
 	}
 	width := uint32(bits.Len(uint(n - 1)))
 	sub := func(leaf, sub, a, b, c, d uint32) cpuidEntry {
@@ -83,11 +86,11 @@ func (b *Backend) guestCPUID(id, n int) []cpuidEntry {
 		den, num := ratio(b.tscHz, crystal, (1<<32-1)/(crystal/1000))
 		out = append(out, cpuidEntry{leaf: 0x15, a: uint32(den), b: uint32(num), c: crystal})
 	}
-	return append(out, b.paravirtual()...)
+	return append(out, b.paravirtual(chip)...)
 }
 
 // place says in e which of n CPUs it is.
-func (b *Backend) place(e *cpuidEntry, id, n uint32) {
+func (b *Backend) place(e *cpuidEntry, id, n uint32, chip bool) {
 	width := uint32(bits.Len32(n - 1))
 	shared := uint32(1)<<width - 1
 	many := uint32(0)
@@ -99,8 +102,8 @@ func (b *Backend) place(e *cpuidEntry, id, n uint32) {
 		e.b = e.b&0xFFFF | min(shared+1, 255)<<16 | id<<24
 		e.c |= 1 << 31 // a hypervisor
 		e.c &^= 1<<21 | 1<<24
-		if b.ownMSRs {
-			e.c |= 1<<21 | 1<<24 // x2APIC and the TSC deadline, which the machine has
+		if b.ownMSRs || chip {
+			e.c |= 1<<21 | 1<<24 // x2APIC and the TSC deadline, which the machine or the kernel has
 		}
 		e.d |= many << 28 // HTT: EBX bits 23-16 count
 	case 4, 0x8000001D:
@@ -125,12 +128,15 @@ func (b *Backend) place(e *cpuidEntry, id, n uint32) {
 }
 
 // paravirtual is what KVM and we say of ourselves.
-func (b *Backend) paravirtual() []cpuidEntry {
+func (b *Backend) paravirtual(chip bool) []cpuidEntry {
 	word := func(s string) uint32 { return binary.LittleEndian.Uint32([]byte(s)) }
-	features := uint32(0)
+	wanted, features := uint32(kvmFeatures), uint32(0)
+	if chip {
+		wanted |= chipFeatures
+	}
 	for _, e := range b.cpuid {
 		if e.leaf == leafFeatures {
-			features = e.a & kvmFeatures
+			features = e.a & wanted
 		}
 	}
 	return []cpuidEntry{
@@ -181,7 +187,7 @@ func (v *VCPU) prepare() error {
 		return nil
 	}
 	var l cpuidList
-	entries := v.vm.b.guestCPUID(v.id, len(v.vm.cpus))
+	entries := v.vm.b.guestCPUID(v.id, len(v.vm.cpus), v.vm.chip)
 	if len(entries) > maxCPUID {
 		return v.wrap("CPUID", fmt.Errorf("%d leaves", len(entries)))
 	}
@@ -205,7 +211,7 @@ func (v *VCPU) prepare() error {
 	if v.vm.findErr != nil {
 		return v.vm.findErr
 	}
-	if err := v.learnOffset(); err != nil {
+	if err := errors.Join(v.learnOffset(), v.announce()); err != nil {
 		return err
 	}
 	v.prepared = true

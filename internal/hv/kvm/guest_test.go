@@ -105,6 +105,9 @@ type guest struct {
 	ram *mem.Memory
 }
 
+// withChip is newChipGuest's word to newGuest.
+var withChip bool
+
 // newGuest makes a CPU that is about to execute code.
 func newGuest(t *testing.T, code ...byte) *guest {
 	t.Helper()
@@ -126,6 +129,11 @@ func newGuest(t *testing.T, code ...byte) *guest {
 			t.Error(err)
 		}
 	})
+	if withChip {
+		if err := vm.(*VM).CreateIRQChip(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	io := &fakeIO{}
 	cpu, err := vm.NewVCPU(0, io)
 	if err != nil {
@@ -520,7 +528,7 @@ func TestCPUIDPlacesEachCPU(t *testing.T) {
 		t.Errorf("no leaf %#x.%d", leaf, sub)
 		return cpuidEntry{}
 	}
-	l := b.guestCPUID(2, 3)
+	l := b.guestCPUID(2, 3, false)
 	if e := find(l, 1, 0); e.b != 2<<24|4<<16|8<<8 || e.c != 1<<31|1<<21|1<<24 || e.d != 1<<28 {
 		t.Errorf("leaf 1: %#x", e)
 	}
@@ -539,7 +547,7 @@ func TestCPUIDPlacesEachCPU(t *testing.T) {
 	if e := find(l, leafFeatures, 0); e.a != kvmFeatures {
 		t.Errorf("features %#x", e.a)
 	}
-	if e := find(b.guestCPUID(0, 1), 1, 0); e.d != 0 {
+	if e := find(b.guestCPUID(0, 1, false), 1, 0); e.d != 0 {
 		t.Errorf("HTT with one CPU: %#x", e)
 	}
 }
@@ -595,5 +603,105 @@ func TestGuestsXCR0IsSeen(t *testing.T) {
 	}
 	if s := g.state(t); s.XCR0 != 3 {
 		t.Errorf("XCR0 = %d in the state, want 3", s.XCR0)
+	}
+}
+
+// newChipGuest is newGuest with interrupt controllers in the kernel.
+func newChipGuest(t *testing.T, code ...byte) *guest {
+	t.Helper()
+	withChip = true
+	defer func() { withChip = false }()
+	return newGuest(t, code...)
+}
+
+func TestKernelsLAPICEndsAHalt(t *testing.T) {
+	g := newChipGuest(t, 0xFA, 0xF4, 0xB0, 1, 0xE6, 0x10, 0xF4) // cli; hlt; out 1; hlt
+	g.ram.Store32(2*4, 0x1100)
+	g.ram.WriteAt([]byte{0xB0, 2, 0xE6, 0x10, 0xCF}, 0x1100) // out 2; iret
+	g.io.onOut = func(_ uint16, p []byte) {
+		if p[0] == 1 {
+			g.Kick()
+		}
+	}
+	go func() {
+		for g.count[exitINTR].exits.Load() == 0 { // until it was in the guest
+			g.poke()
+			runtime.Gosched()
+		}
+		g.vm.SignalMSI(0xFEE00000, 4<<8) // an NMI to CPU 0
+	}()
+	g.runTo(t, hv.Kicked)
+	if want := []uint32{0x10_0002, 0x10_0001}; !slices.Equal(g.io.outs, want) {
+		t.Errorf("out: %#x, want %#x", g.io.outs, want)
+	}
+}
+
+func TestKernelsPICInterruptsByTheBoardsWires(t *testing.T) {
+	g := newChipGuest(t,
+		0xB0, 0x11, 0xE6, 0x20, 0xB0, 0x30, 0xE6, 0x21, // ICW1; ICW2: vectors from 0x30
+		0xB0, 0x04, 0xE6, 0x21, 0xB0, 0x01, 0xE6, 0x21, // ICW3, ICW4
+		0xB0, 0xEE, 0xE6, 0x21, // all masked but 0 and 4
+		0xB0, 7, 0xE6, 0x10, // out 7
+		0xFB, 0xF4, 0xEB, 0xFD, // sti; hlt; jmp
+	)
+	for i, vector := range []uint32{0x30, 0x34} {
+		at := 0x1100 + uint32(i)*0x20
+		g.ram.Store32(mem.Addr(vector*4), at)
+		g.ram.WriteAt([]byte{0xB0, 0x20, 0xE6, 0x20, 0xB0, byte(vector), 0xE6, 0x10, 0xCF}, mem.Addr(at)) // EOI; out vector; iret
+	}
+	g.io.onOut = func(_ uint16, p []byte) {
+		switch p[0] {
+		case 7:
+			if !g.vm.SetLine(2, true) { // the timer's wire: PIC input 0, I/O APIC pin 2
+				t.Error("an edge was not seen")
+			}
+			g.vm.SetLine(2, false)
+		case 0x30:
+			g.vm.SetLine(4, true)
+		case 0x34:
+			g.Kick()
+		}
+	}
+	g.runTo(t, hv.Kicked)
+	if want := []uint32{0x10_0007, 0x10_0030, 0x10_0034}; !slices.Equal(g.io.outs, want) {
+		t.Errorf("out: %#x, want %#x", g.io.outs, want)
+	}
+}
+
+func TestStateWithLAPICGoesToANewVM(t *testing.T) {
+	g := newChipGuest(t, 0xFA, 0xF4) // cli; hlt
+	go func() {
+		var r x86.Regs
+		for g.count[exitINTR].exits.Load() < 100 {
+			g.Sample(&r) // of a CPU that sleeps there is none
+			runtime.Gosched()
+		}
+		g.Kick()
+	}()
+	g.runTo(t, hv.Kicked)
+	first := g.state(t)
+	if len(first.LAPIC) == 0 || first.MP != x86.Halted {
+		t.Fatalf("%d bytes of LAPIC, state %d", len(first.LAPIC), first.MP)
+	}
+	chip, err := g.vm.ChipState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newChipGuest(t)
+	if err := h.vm.SetChipState(chip); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.SetState(first); err != nil {
+		t.Fatal(err)
+	}
+	second := h.state(t)
+	if !slices.Equal(first.LAPIC, second.LAPIC) || second.MP != first.MP || second.MSR[msrAPICBase] != first.MSR[msrAPICBase] {
+		t.Errorf("LAPIC % x, state %d became % x, %d", first.LAPIC, first.MP, second.LAPIC, second.MP)
+	}
+	if again, err := h.vm.ChipState(); err != nil || !slices.Equal(chip, again) {
+		t.Errorf("chips % x became % x, %v", chip, again, err)
+	}
+	if err := h.vm.SetChipState(chip[1:]); err == nil {
+		t.Error("a state that is too short is taken")
 	}
 }

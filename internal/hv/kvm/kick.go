@@ -99,11 +99,11 @@ func (v *VCPU) answer() {
 	v.sampled.Store(false)
 	v.mu.Unlock()
 	var r x86.Regs
-	err := v.readRegs(&r)
+	ok := !v.sleeps() && v.readRegs(&r) == nil
 	for _, q := range asked {
-		if err == nil {
+		if ok {
 			*q.regs = r
 		}
-		q.done <- err == nil
+		q.done <- ok
 	}
 }

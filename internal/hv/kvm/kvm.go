@@ -1,6 +1,7 @@
 // Package kvm runs a guest's CPUs on the host's, by Linux's KVM.
 //
-// Interrupt controllers are the machine's: each access to the LAPIC is an exit, and interrupts are injected one by one.
+// Interrupt controllers are the kernel's where the machine asks for them ([VM.CreateIRQChip]). Else they are the machine's: each access to a LAPIC is an
+// exit, and interrupts are injected one by one.
 package kvm
 
 import (
@@ -28,6 +29,7 @@ type Backend struct {
 var (
 	_ hv.Backend     = (*Backend)(nil)
 	_ hv.DirtyLogger = (*VM)(nil)
+	_ hv.IRQChip     = (*VM)(nil)
 	_ hv.Sampler     = (*VCPU)(nil)
 	_ hv.Counter     = (*VCPU)(nil)
 )
@@ -44,7 +46,8 @@ type VM struct {
 	fd      int
 	ram     *mem.Memory
 	cpus    []*VCPU
-	xsave   int // bytes of a CPU's XSAVE area
+	xsave   int  // bytes of a CPU's XSAVE area
+	chip    bool // interrupt controllers are in the kernel
 	logging bool
 
 	find    sync.Once // by the first CPU that is prepared
@@ -92,7 +95,12 @@ func (v *VM) setUp() error {
 		v.xsave = n
 	}
 	v.enable(capPMU, 1) // no PMU: its registers are not in the guest's CPUID
-	if !v.b.ownMSRs {
+	return nil
+}
+
+// filter makes exits of the MSRs that are the machine's, where it has the LAPICs.
+func (v *VM) filter() error {
+	if v.chip || !v.b.ownMSRs {
 		return nil
 	}
 	if err := v.enable(capUserSpaceMSR, msrInvalid|msrFiltered); err != nil {
@@ -114,6 +122,11 @@ func (v *VM) enable(c uint32, arg uint64) error {
 func (v *VM) NewVCPU(id int, io hv.IO) (hv.VCPU, error) {
 	if limit := v.b.has(capMaxVCPUs); limit > 0 && id >= limit {
 		return nil, fmt.Errorf("kvm: CPU %d: this host's limit is %d CPUs", id, limit)
+	}
+	if len(v.cpus) == 0 {
+		if err := v.filter(); err != nil {
+			return nil, fmt.Errorf("kvm: %w", err)
+		}
 	}
 	fd, err := ioctl(v.fd, createVCPU, uintptr(id))
 	if err != nil {

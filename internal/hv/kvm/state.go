@@ -71,7 +71,9 @@ func (v *VCPU) readRegs(r *x86.Regs) error {
 		return v.wrap("special registers", err)
 	}
 	*r = x86.Regs{RIP: g.rip, RFLAGS: g.rflags, CR0: s.cr0, CR2: s.cr2, CR3: s.cr3, CR4: s.cr4, EFER: s.efer}
-	r.CR8 = v.io.CR8()
+	if r.CR8 = v.io.CR8(); v.vm.chip {
+		r.CR8 = s.cr8
+	}
 	for i, p := range g.list() {
 		r.GPR[i] = *p
 	}
@@ -138,6 +140,9 @@ func (v *VCPU) readEvents(s *x86.State) error {
 	}
 	s.NMI, s.NMIMasked = e.nmi.pending != 0, e.nmi.masked != 0
 	s.Shadow = e.interrupt.shadow != 0
+	if v.vm.chip {
+		return v.readLAPIC(s)
+	}
 	if v.halted {
 		s.MP = x86.Halted
 	}
@@ -150,6 +155,9 @@ func (v *VCPU) SetState(s *x86.State) error {
 		return err
 	}
 	sr := specialRegs{cr0: s.CR0, cr2: s.CR2, cr3: s.CR3, cr4: s.CR4, cr8: s.CR8, efer: s.EFER, apicBase: v.apicBase}
+	if base, ok := s.MSR[msrAPICBase]; ok && v.vm.chip {
+		sr.apicBase = base
+	}
 	for _, p := range segments(&sr, &s.Regs) {
 		p.k.set(p.x)
 	}
@@ -211,6 +219,9 @@ func (v *VCPU) writeEvents(s *x86.State) error {
 		return v.wrap("events", err)
 	}
 	v.inIO = false
+	if v.vm.chip {
+		return v.writeLAPIC(s)
+	}
 	v.halted = s.MP == x86.Halted
 	v.page.ready = 0 // the next entry tells
 	if v.halted && s.RFLAGS&x86.IF != 0 {

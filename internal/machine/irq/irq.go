@@ -41,7 +41,7 @@ type Chips struct {
 	IOAPIC *IOAPIC
 	LAPIC  []*LAPIC
 
-	wires [Pins]wire
+	wires
 }
 
 // New makes the controllers as firmware leaves them: everything masked, the PIC wired through LINT0 of CPU 0.
@@ -57,27 +57,41 @@ func New(cfg Config) *Chips {
 		c.LAPIC = append(c.LAPIC, newLAPIC(c, i, cfg))
 	}
 	for gsi := range c.wires {
-		c.wires[gsi] = wire{chips: c, gsi: gsi}
+		c.wires[gsi].drive = func(level bool) bool { return c.drive(gsi, level) }
 	}
 	return c
 }
 
+// drive sets the level of a wire that ends at an I/O APIC pin and, below 16, at the PIC. It returns false where an edge merged into one that waits.
+func (c *Chips) drive(gsi int, level bool) (seen bool) {
+	seen = true
+	switch {
+	case gsi == 2:
+		seen = c.PIC.set(0, level)
+	case gsi > 0 && gsi < 16: // the PIC's output is not wired to pin 0
+		seen = c.PIC.set(gsi, level)
+	}
+	return c.IOAPIC.set(gsi, level) && seen
+}
+
+// wires are the inputs of the controllers.
+type wires [Pins]wire
+
 // ISA gives a new input of the ISA interrupt n, below 16: it reaches the PIC, and the I/O APIC's pin of the same number (pin 2 for interrupt 0,
 // as the MADT says).
-func (c *Chips) ISA(n int) bus.Line {
+func (w *wires) ISA(n int) bus.Line {
 	if n == 0 {
-		return c.GSI(2)
+		return w.GSI(2)
 	}
-	return c.GSI(n)
+	return w.GSI(n)
 }
 
 // GSI gives a new input of the I/O APIC's pin n. The pin is high while any of its inputs is.
-func (c *Chips) GSI(n int) bus.Line { return &input{wire: &c.wires[n]} }
+func (w *wires) GSI(n int) bus.Line { return &input{wire: &w[n]} }
 
-// A wire ends at an I/O APIC pin and, below 16, at the PIC.
+// A wire has any number of inputs.
 type wire struct {
-	chips *Chips
-	gsi   int
+	drive func(level bool) (seen bool)
 
 	mu   sync.Mutex // held while the controllers are told, so that they see levels in order
 	high int        // inputs that are high
@@ -111,14 +125,7 @@ func (in *input) set(level bool) (seen bool) {
 	if level && w.high > 1 || !level && w.high > 0 {
 		return true
 	}
-	seen = true
-	switch {
-	case w.gsi == 2:
-		seen = w.chips.PIC.set(0, level)
-	case w.gsi > 0 && w.gsi < 16: // the PIC's output is not wired to pin 0
-		seen = w.chips.PIC.set(w.gsi, level)
-	}
-	return w.chips.IOAPIC.set(w.gsi, level) && seen
+	return w.drive(level)
 }
 
 // SignalMSI implements [bus.MSI] (SDM vol. 3A 11.11).
