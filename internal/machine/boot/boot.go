@@ -81,7 +81,7 @@ const minRAM = 2 << 20
 // Where the loader's own tables are: all in the first 640 KiB, which kernels keep free until they have read them.
 const (
 	gdtAddr     mem.Addr = 0x1000
-	zeroPage    mem.Addr = 0x7000  // of Linux; PVH's and multiboot's start information
+	zeroPage    mem.Addr = 0x7000  // of Linux; PVH's start information
 	infoAddr    mem.Addr = 0x8000  // lists that the start information points to, up to pageTables
 	pageTables  mem.Addr = 0x10000 // up to cmdlineAddr
 	cmdlineAddr mem.Addr = 0x20000 // up to seedAddr

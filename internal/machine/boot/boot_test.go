@@ -296,6 +296,19 @@ func TestMultiboot(t *testing.T) {
 	}
 }
 
+func TestMultibootImageMayBeLow(t *testing.T) {
+	ram := newRAM(t, 64<<20)
+	low := multibootText(mbAddresses, 0x8004, 0x8000, 0, 0x90000, 0x8010)
+	s, _, err := Load(ram, Config{Kernel: image(low), Initrd: []*Image{Bytes("mod", []byte("text"))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := mem.Addr(s.GPR[x86.RBX])
+	if s.RIP != 0x8010 || ram.Load32(0x8004) != multibootMagic || ram.Load32(mem.Addr(ram.Load32(info+24))) != 1<<20 {
+		t.Errorf("RIP %#x, %#x at 0x8004, the module at %#x", s.RIP, ram.Load32(0x8004), ram.Load32(mem.Addr(ram.Load32(info+24))))
+	}
+}
+
 func TestBadKernelsGetOneClearLine(t *testing.T) {
 	good := tinyBzImage()
 	big := Bytes("big", make([]byte, 65<<20))
@@ -325,6 +338,7 @@ func TestBadKernelsGetOneClearLine(t *testing.T) {
 		{"multiboot with unknown features", multibootText(1 << 5), Config{}, "features 0x20"},
 		{"multiboot without ELF", multibootText(0), Config{}, "not an ELF"},
 		{"multiboot at 0", multibootText(mbAddresses, 4, 0, 0, 0, 16), Config{}, "linked for address"},
+		{"multiboot over its information", multibootText(mbAddresses, 0x8F004, 0x8F000, 0, 0x90001, 0x8F010), Config{}, "linked for address"},
 	} {
 		c.config.Kernel = image(c.kernel)
 		s, _, err := Load(newRAM(t, 64<<20), c.config)

@@ -32,6 +32,16 @@ const (
 	maxModules = 64
 )
 
+// Where the information goes: to the end of conventional memory, so that images may be linked low, as real-mode programs are.
+const (
+	mbInfoAddr   mem.Addr = 0x90000
+	mbListAddr   mem.Addr = 0x91000 // the modules, then the memory map
+	mbStringAddr mem.Addr = 0x92000 // up to mbEnd
+	mbEnd        mem.Addr = 0x9F000
+	mbMaxStrings          = int(mbEnd - mbStringAddr)
+	mbLowest              = gdtAddr + mem.PageSize
+)
+
 // A multibootHeader is the header and where it was found.
 type multibootHeader struct {
 	off   int64
@@ -95,8 +105,9 @@ func (l *loader) multiboot(h multibootHeader) (*x86.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if base < uint64(seedAddr) {
-		return nil, fmt.Errorf("multiboot: it is linked for address %#x, where the loader's tables are (below %#x)", base, uint64(seedAddr))
+	if base < uint64(mbLowest) || base < layout.HighRAM && end > uint64(mbInfoAddr) {
+		return nil, fmt.Errorf("multiboot: it is linked for addresses %#x to %#x, where the loader's tables are (below %#x, and %#x to 1 MiB)",
+			base, end, uint64(mbLowest), uint64(mbInfoAddr))
 	}
 	if err := e.place(l.ram, 0); err != nil {
 		return nil, err
@@ -108,7 +119,7 @@ func (l *loader) multiboot(h multibootHeader) (*x86.State, error) {
 	s, err := enter32(l.ram, uint32(entry))
 	if err == nil {
 		s.GPR[x86.RAX] = multibootEAX
-		s.GPR[x86.RBX] = uint64(zeroPage)
+		s.GPR[x86.RBX] = uint64(mbInfoAddr)
 	}
 	return s, err
 }
@@ -144,10 +155,10 @@ func (l *loader) multibootInfo(free uint64) error {
 	}
 	var strings []byte
 	text := func(s string) (uint32, error) {
-		at := uint32(cmdlineAddr) + uint32(len(strings))
+		at := uint32(mbStringAddr) + uint32(len(strings))
 		strings = append(append(strings, s...), 0)
-		if len(strings) > maxCmdline {
-			return 0, fmt.Errorf("multiboot: command line and module names have more than %d bytes", maxCmdline)
+		if len(strings) > mbMaxStrings {
+			return 0, fmt.Errorf("multiboot: command line and module names have more than %d bytes", mbMaxStrings)
 		}
 		return at, nil
 	}
@@ -196,13 +207,13 @@ func (l *loader) multibootInfo(free uint64) error {
 	low := min(l.ram.Size(), uint64(mem.HoleStart))
 	for i, w := range []uint32{
 		flags,
-		layout.EBDA >> 10,                       // KiB from 0 on
-		uint32((low - layout.HighRAM) >> 10),    // KiB from 1 MiB on
-		0x8000FFFF,                              // the boot device: the first disk, no partition (as QEMU has it)
-		cmdlineAt,                               //
-		uint32(len(l.Initrd)), uint32(infoAddr), // modules
+		layout.EBDA >> 10,                         // KiB from 0 on
+		uint32((low - layout.HighRAM) >> 10),      // KiB from 1 MiB on
+		0x8000FFFF,                                // the boot device: the first disk, no partition (as QEMU has it)
+		cmdlineAt,                                 //
+		uint32(len(l.Initrd)), uint32(mbListAddr), // modules
 		0, 0, 0, 0, // symbols
-		uint32(len(mmap)), uint32(infoAddr) + uint32(len(mods)),
+		uint32(len(mmap)), uint32(mbListAddr) + uint32(len(mods)),
 		0, 0, 0, // drives, configuration table
 		loaderAt,
 	} {
@@ -211,7 +222,7 @@ func (l *loader) multibootInfo(free uint64) error {
 	for _, w := range []struct {
 		p []byte
 		a mem.Addr
-	}{{info, zeroPage}, {append(mods, mmap...), infoAddr}, {strings, cmdlineAddr}} {
+	}{{info, mbInfoAddr}, {append(mods, mmap...), mbListAddr}, {strings, mbStringAddr}} {
 		if err := l.ram.WriteAt(w.p, w.a); err != nil {
 			return err
 		}
