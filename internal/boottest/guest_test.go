@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"encoding/gob"
 	"flag"
 	"fmt"
 	"io"
@@ -75,6 +76,8 @@ type guest struct {
 	mib     uint64
 	// answers are typed at the console when it has shown the key.
 	answers map[string]string
+	// carry makes the guest go on in a new machine when the console has shown it; nothing is typed then.
+	carry   string
 	timeout time.Duration // 0: two minutes
 }
 
@@ -99,17 +102,8 @@ func (g guest) run(t *testing.T) outcome {
 	keys, typed := io.Pipe()
 	defer typed.Close()
 	screen := &screen{answers: g.answers, typed: typed, began: began}
-	m, err := machine.New(machine.Config{
-		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: g.backend.(interface{ TSCHz() uint64 }).TSCHz(), DebugExit: true, OwnChips: os.Getenv("VITRINE_TEST_OWNCHIPS") == "1",
-		Serial: [2]machine.Serial{{In: keys, Out: screen}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	if err := m.Attach(virtio.NewPCI(rng.New(), ram, m.MSI())); err != nil {
-		t.Fatal(err)
-	}
+	m := g.build(t, ram, keys, screen)
+	defer func() { m.Close() }()
 	cache, _ := kernel.DefaultCacheDir()
 	first, facts, err := boot.Load(ram, boot.Config{
 		Kernel: g.kernel, Initrd: g.initrd, CommandLine: g.append, RSDP: m.RSDP(), CacheDir: cache,
@@ -125,7 +119,29 @@ func (g guest) run(t *testing.T) outcome {
 	timeout *= time.Duration(patience)
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
+	var state bytes.Buffer
+	saved := make(chan error, 1)
+	if g.carry != "" {
+		screen.seek, screen.seen = g.carry, func() {
+			m.Pause()
+			saved <- m.Save(gob.NewEncoder(&state))
+			m.Stop()
+		}
+	}
 	exit, err := m.Run(ctx, first)
+	if g.carry != "" && err == nil && ctx.Err() == nil {
+		if err := <-saved; err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		m = g.build(t, ram, nil, screen)
+		m.Pause()
+		if err := m.Load(gob.NewDecoder(&state)); err != nil {
+			t.Fatal(err)
+		}
+		m.Resume()
+		exit, err = m.Run(ctx, nil)
+	}
 	o := outcome{Exit: exit, facts: *facts, console: screen.text(), toInit: screen.upAfter(), cpu: cpuTime() - began}
 	if dir := os.Getenv("VITRINE_TEST_CONSOLES"); dir != "" { // for who wants to read them
 		os.WriteFile(filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", ".")), []byte(o.console), 0o644)
@@ -137,6 +153,26 @@ func (g guest) run(t *testing.T) outcome {
 		t.Fatalf("it did not end within %v:\n%s", timeout, o.tail())
 	}
 	return o
+}
+
+// build makes the guest's machine.
+func (g guest) build(t *testing.T, ram *mem.Memory, keys io.Reader, out io.Writer) *machine.Machine {
+	t.Helper()
+	if g.carry != "" {
+		keys = nil
+	}
+	m, err := machine.New(machine.Config{
+		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: g.backend.(interface{ TSCHz() uint64 }).TSCHz(), DebugExit: true,
+		OwnChips: os.Getenv("VITRINE_TEST_OWNCHIPS") == "1", Serial: [2]machine.Serial{{In: keys, Out: out}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Attach(virtio.NewPCI(rng.New(), ram, m.MSI())); err != nil {
+		m.Close()
+		t.Fatal(err)
+	}
+	return m
 }
 
 // tail is the end of what the console showed.
@@ -167,6 +203,8 @@ type screen struct {
 	answers map[string]string
 	typed   io.Writer
 	began   time.Duration
+	seek    string // with seen
+	seen    func() // is called once, when seek was shown, on a goroutine of its own
 
 	mu   sync.Mutex // guards what follows
 	buf  bytes.Buffer
@@ -183,6 +221,10 @@ func (s *screen) Write(p []byte) (int, error) {
 	}
 	if s.up == 0 && bytes.Contains(s.buf.Bytes(), []byte("check: up")) {
 		s.up = cpuTime() - s.began
+	}
+	if s.seen != nil && bytes.Contains(s.buf.Bytes(), []byte(s.seek)) {
+		go s.seen()
+		s.seen = nil
 	}
 	for question, answer := range s.answers {
 		if !s.said[question] && bytes.Contains(s.buf.Bytes(), []byte(question)) {

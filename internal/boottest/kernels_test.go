@@ -136,3 +136,25 @@ func TestKernelsRunPrograms(t *testing.T) {
 		})
 	})
 }
+
+// TestGuestsGoOnInANewMachine takes the whole state of a guest at work, once while its kernel boots and once among its programs, and puts it into a new
+// machine around the same memory.
+func TestGuestsGoOnInANewMachine(t *testing.T) {
+	on(t, func(t *testing.T, b hv.Backend) {
+		k := suiteKernel(t, "bookworm")
+		for _, at := range []string{"check: cpus is well", "Freeing unused"} {
+			t.Run(at, func(t *testing.T) {
+				if at != "check: cpus is well" {
+					full(t)
+				}
+				g := linux(t, k, 2, 512, "")
+				g.backend, g.carry = b, at
+				o := g.run(t)
+				o.well(t)
+				if o.Exit.Reason != machine.PowerOff {
+					t.Errorf("it ended by %v, want %v", o.Exit.Reason, machine.PowerOff)
+				}
+			})
+		}
+	})
+}

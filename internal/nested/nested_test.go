@@ -82,9 +82,9 @@ func (j *Job) run(t *testing.T, limit time.Duration) (status int, out string) {
 	return status, buf.String()
 }
 
-// TestBackendUnderNestedKVM runs the backend's own tests, and boots the kernel that the outer guest runs as the inner one's: the board's boot tests,
-// of which without VITRINE_TEST_FULL=1 one is run.
-func TestBackendUnderNestedKVM(t *testing.T) {
+// boots is a job that runs the backend's own tests and, of the board's boot tests, those that which names, with the outer guest's kernel as the inner one's.
+func boots(t *testing.T, which string) *Job {
+	t.Helper()
 	j := newJob(t)
 	j.add(t, "kvm.test", "-c", "vitrine.dev/vitrine/internal/hv/kvm")
 	j.add(t, "boot.test", "-c", "vitrine.dev/vitrine/internal/boottest")
@@ -94,17 +94,35 @@ func TestBackendUnderNestedKVM(t *testing.T) {
 	j.Env = append(j.Env, "VITRINE_TEST_BACKEND=kvm", "VITRINE_TEST_KERNEL=/payload/bzImage", "VITRINE_TEST_INIT=/payload/checkinit",
 		// TCG does not keep x87's last instruction, which program32 looks at; it says that itself in the outer guest.
 		"VITRINE_TEST_NOT=program32", "VITRINE_TEST_PATIENCE=5")
-	which := "TestKernelsRunPrograms/.*/1_CPU,_nokaslr"
-	limit := 5 * time.Minute
 	if full {
-		which, limit = ".", time.Hour
 		j.Env = append(j.Env, "VITRINE_TEST_FULL=1")
+		j.MiB = 6144 // for guests of more than 3 GiB, which use little of it
 	}
 	j.Commands = [][]string{
 		{"/payload/kvm.test", "-test.v", "-test.timeout=0"},
 		{"/payload/boot.test", "-test.v", "-test.timeout=0", "-test.run", which},
 	}
-	if status, _ := j.run(t, limit); status != 0 {
+	return j
+}
+
+func TestBackendUnderNestedKVM(t *testing.T) {
+	which, limit := "TestKernelsRunPrograms/.*/1_CPU,_nokaslr", 5*time.Minute
+	if full {
+		which, limit = ".", time.Hour
+	}
+	if status, _ := boots(t, which).run(t, limit); status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// TestOwnChipsUnderNestedKVM is the same with the board's interrupt controllers, not the kernel's.
+func TestOwnChipsUnderNestedKVM(t *testing.T) {
+	if !full {
+		t.Skip("VITRINE_TEST_FULL=1 is not given")
+	}
+	j := boots(t, "TestKernelsRunPrograms|TestGuestsGoOn")
+	j.Env = append(j.Env, "VITRINE_TEST_OWNCHIPS=1")
+	if status, _ := j.run(t, time.Hour); status != 0 {
 		t.Errorf("status %d", status)
 	}
 }
