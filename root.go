@@ -42,18 +42,15 @@ func (m *Machine) attachAgent(plug func(virtio.Device) error) error {
 	}
 	home, _ := os.UserHomeDir()
 	for i, v := range volumes {
-		if v.Writable {
-			return fmt.Errorf("--volume %s:rw: %w: leave :rw out", v.Path, errors.ErrUnsupported)
-		}
 		tag := fmt.Sprintf("share%d", i)
-		err := serve(plug, tag, hostfs.Export{Dir: v.Path, Rule: hostfs.Owner, Home: home})
+		err := serve(plug, tag, hostfs.Export{Dir: v.Path, Rule: hostfs.Owner, Home: home, Writable: v.Writable})
 		if errors.Is(err, hostfs.ErrPseudo) && v.Path == m.cfg.Dir {
 			continue // we stand in /proc or the like: the guest has its own
 		}
 		if err != nil {
 			return err
 		}
-		m.shares = append(m.shares, wire.Share{Tag: tag, Source: "/", Target: v.Path})
+		m.shares = append(m.shares, wire.Share{Tag: tag, Source: "/", Target: v.Path, Writable: v.Writable})
 	}
 	return nil
 }

@@ -7,10 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An fdKey names a descriptor: a node's, for looking up names in it, or for reading it.
+// A use is what a descriptor is for.
+type use uint8
+
+const (
+	forNames   use = iota // looking up names in a directory
+	forReading            // a file's bytes, a directory's names
+	forWriting
+)
+
+// An fdKey names a descriptor: a node's, for a use.
 type fdKey struct {
-	n       *node
-	content bool
+	n *node
+	use
 }
 
 // An openFile is a descriptor in use.
@@ -92,8 +101,8 @@ func (f *openFile) release() {
 func (c *fdCache) drop(n *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, content := range []bool{false, true} {
-		if f := c.files[fdKey{n, content}]; f != nil {
+	for _, u := range []use{forNames, forReading, forWriting} {
+		if f := c.files[fdKey{n, u}]; f != nil {
 			c.remove(f)
 		}
 	}

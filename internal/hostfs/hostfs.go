@@ -1,4 +1,4 @@
-// Package hostfs serves a directory of the host to a guest as a FUSE file system, read-only.
+// Package hostfs serves a directory of the host to a guest as a FUSE file system, read-only unless the export says otherwise.
 //
 // What a guest may see is decided here, never by trust in the guest: by a rule on each file, by opening one name at a time below
 // its parent and never through a symbolic link, and by the rights of the threads that serve (see [Server.Confine]).
@@ -39,6 +39,8 @@ type Export struct {
 	// Home is the user's home directory: with the rule Owner, its dot-directories that nobody else may enter stay absent.
 	// Empty where there is none.
 	Home string
+	// Writable lets the guest change what is below Dir, as the user who runs Vitrine may. It makes neither set-user-ID files nor devices.
+	Writable bool
 	// Empty are absolute paths of directories shown without their contents.
 	Empty []string
 }

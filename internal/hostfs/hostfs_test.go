@@ -307,7 +307,7 @@ func TestConfinedThreadCannotWriteOrReadSecrets(t *testing.T) {
 		return
 	}
 	t.Log("not root: the file rights of nobody are not taken on, only Landlock is checked")
-	if made == nil && denyWrites() == nil {
+	if made == nil {
 		t.Log("no Landlock here")
 	}
 }

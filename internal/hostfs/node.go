@@ -85,14 +85,14 @@ func (s *Server) dir(n *node, depth int) (*openFile, error) {
 	if depth > maxDepth {
 		return nil, unix.ELOOP
 	}
-	return s.fds.get(fdKey{n, false}, func() (int, error) {
+	return s.fds.get(fdKey{n, forNames}, func() (int, error) {
 		return s.openBelow(n, unix.O_PATH|unix.O_DIRECTORY, depth)
 	})
 }
 
 // content opens n for reading its bytes or its names.
 func (s *Server) content(n *node) (*openFile, error) {
-	return s.fds.get(fdKey{n, true}, func() (int, error) {
+	return s.fds.get(fdKey{n, forReading}, func() (int, error) {
 		flags := unix.O_RDONLY | unix.O_NONBLOCK
 		switch n.kind {
 		case unix.S_IFREG:

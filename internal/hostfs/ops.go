@@ -124,7 +124,7 @@ func (s *Server) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Sta
 // Open implements [fuse.RawFileSystem]. The answer "not implemented" tells Linux to stop asking: reads name the node, and a file that may
 // not be read has no node (FUSE_NO_OPEN_SUPPORT).
 func (s *Server) Open(_ <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
-	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY && !s.export.Writable {
 		return fuse.EROFS
 	}
 	return fuse.ENOSYS
@@ -209,6 +209,9 @@ func (s *Server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut
 		return status(err)
 	}
 	out.Blocks, out.Bfree, out.Bavail = st.Blocks, st.Bfree, 0
+	if s.export.Writable {
+		out.Bavail = st.Bavail
+	}
 	out.Files, out.Ffree = st.Files, st.Ffree
 	out.Bsize, out.Frsize, out.NameLen = uint32(st.Bsize), uint32(st.Frsize), uint32(st.Namelen)
 	return fuse.OK
