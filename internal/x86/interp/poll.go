@@ -91,8 +91,12 @@ type sampling struct {
 	done chan struct{}
 }
 
+// sampleWait is how long a CPU's thread may wait for its turn on a busy host before a sample is given up. What it was at when the question
+// came does not change meanwhile, so a late answer is a right one; given up, it would count as idle.
+const sampleWait = 250 * time.Millisecond
+
 // Sample copies the registers of the code that is running: RIP is that of the block of code that ran when the question came. It returns false
-// where the CPU runs no guest code, or gives no answer within 20 ms. It may be called from any goroutine.
+// where the CPU runs no guest code, or gives no answer within sampleWait. It may be called from any goroutine.
 func (c *CPU) Sample(r *x86.Regs) bool {
 	if !c.mail.running.Load() {
 		return false
@@ -103,7 +107,7 @@ func (c *CPU) Sample(r *x86.Regs) bool {
 		return false // somebody else asks
 	}
 	c.poll.Or(pollSample)
-	t := time.NewTimer(20 * time.Millisecond)
+	t := time.NewTimer(sampleWait)
 	defer t.Stop()
 	select {
 	case <-s.done:
