@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -26,7 +27,9 @@ const (
 	dialTimeout = 20 * time.Second
 	// buryTimeout is how long the guest has to acknowledge a connection's end.
 	buryTimeout = 10 * time.Second
-	bufferSize  = 64 << 10
+	// bufferSize is what one frame for the guest carries at most, of Linux's usual segments: with a little more, each full frame would be
+	// followed by one of a few bytes.
+	bufferSize = 45 * 1448
 )
 
 // syns keeps the beginnings of the packets that open connections, for the ICMP error that some of them are answered with.
@@ -275,20 +278,21 @@ func (g *guestEnd) fromHost(host *net.TCPConn) error {
 	entry, ch := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	g.wq.EventRegister(&entry)
 	defer g.wq.EventUnregister(&entry)
-	b := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(b)
+	raw, err := host.SyscallConn()
+	if err != nil {
+		return err
+	}
 	var r bytes.Reader
 	for {
-		k, err := host.Read(b[:])
-		if err == io.EOF {
-			g.Shutdown(tcpip.ShutdownWrite)
-			return nil
-		}
+		b, n, err := readSome(raw)
 		if err != nil {
 			return err
 		}
-		r.Reset(b[:k])
-		for r.Len() > 0 {
+		if n == 0 {
+			g.Shutdown(tcpip.ShutdownWrite)
+			return nil
+		}
+		for r.Reset(b[:n]); r.Len() > 0; {
 			switch _, err := g.Write(&r, tcpip.WriteOptions{}); err.(type) {
 			case nil:
 			case *tcpip.ErrWouldBlock:
@@ -297,7 +301,30 @@ func (g *guestEnd) fromHost(host *net.TCPConn) error {
 				return errors.New(err.String())
 			}
 		}
+		buffers.Put(b)
 	}
+}
+
+// readSome waits until there is something to read, or the end, which is 0 bytes and no buffer. Only then is a buffer taken: most
+// connections are idle.
+func readSome(raw syscall.RawConn) (b *[bufferSize]byte, n int, err error) {
+	waitErr := raw.Read(func(fd uintptr) bool {
+		b = buffers.Get().(*[bufferSize]byte)
+		for {
+			if n, err = unix.Read(int(fd), b[:]); err != unix.EINTR {
+				break
+			}
+		}
+		if n > 0 {
+			return true
+		}
+		buffers.Put(b)
+		return err != unix.EAGAIN
+	})
+	if waitErr != nil {
+		return nil, 0, waitErr
+	}
+	return b, n, err
 }
 
 // bury waits until the stack has forgotten the connection, or breaks it: what the guest does not acknowledge must not pile up.
