@@ -32,7 +32,8 @@ func topVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top [flags] GUEST",
 		Short: "shows the guest's hottest kernel functions, sampled from outside",
-		Long: "Shows where a guest's CPUs spend their time: kernel functions by name, user code by process.\n" +
+		Long: "Shows where a guest's CPUs spend their time: kernel functions by name, user code by function where the program's symbols\n" +
+			"are in the guest's page cache, else by process.\n" +
 			"The instruction pointers are sampled from outside, and the names come from the guest's memory: nothing is\n" +
 			"copied from the guest or set up in it. Halted CPUs are counted as idle.",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -180,8 +181,10 @@ func writeTop(out io.Writer, r perf.Report, lines int) error {
 		}
 		where, mark := "["+fn.Module+"]", "[k]"
 		if fn.Mode == perf.UserMode {
-			where, mark = fn.Name, "[.]"
-			fn.Name = "user code"
+			where, mark = fn.Module, "[.]"
+			if where == "" {
+				where, fn.Name = fn.Name, "user code"
+			}
 		}
 		fmt.Fprintf(&b, "%7.2f%%  %-20s %s %s\n", 100*fn.Share, where, mark, fn.Name)
 	}

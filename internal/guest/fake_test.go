@@ -54,9 +54,13 @@ const fakeStructs = `
 	             se.sum_exec_runtime:8 flags:4 __state:4 exit_state:4 cpu:4 start_boottime:8 comm:16 files:8
 	files_struct fdt:8
 	fdtable      max_fds:4 fd:8
-	file         f_mode:4 f_pos:8 f_inode:8 f_path.mnt:8 f_path.dentry:8
+	xa_node      shift:1 slots:512
+	xarray       xa_head:8
+	page         flags:8 index:8 rest:48
+	address_space host:8 i_pages:8
+	file         f_mode:4 f_pos:8 f_inode:8 f_mapping:8 f_path.mnt:8 f_path.dentry:8
 	backing_file file:40 user_path.mnt:8 user_path.dentry:8
-	inode        i_ino:8 i_sb:8
+	inode        i_ino:8 i_sb:8 i_size:8
 	vm_area_struct vm_start:8 vm_end:8 vm_file:8 vm_flags:8 vm_pgoff:8 vm_ops:8 vm_private_data:8
 	vm_special_mapping name:8
 	signal_struct thread_head:16 sum_sched_runtime:8
@@ -318,7 +322,7 @@ func FuzzWalks(f *testing.F) {
 			}
 		}
 		base := direct + 0x3000 + at%(1<<15)
-		for _, name := range []string{"init_task", "modules", "prb", "tk_core", "log_first_idx", "log_next_idx", "log_buf", "log_buf_len", "bpf_kallsyms"} {
+		for _, name := range []string{"init_task", "modules", "prb", "tk_core", "log_first_idx", "log_next_idx", "log_buf", "log_buf_len", "bpf_kallsyms", "vmemmap_base"} {
 			k.symbol(name, base)
 		}
 		k.Processes(true)
@@ -333,6 +337,10 @@ func FuzzWalks(f *testing.F) {
 		k.tree(base, 1000)
 		k.Uptime()
 		k.ProcessAt(0, 0x1000)
+		k.UserFunction(Owner{Task: base}, 0x1000)
+		if c, err := k.cached(base); err == nil {
+			readProgram(c)
+		}
 	})
 }
 

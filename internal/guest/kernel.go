@@ -20,6 +20,7 @@ type Kernel struct {
 	btf     func() *BTF
 	structs map[string]*structure
 	names   map[uint64]Owner // by page-table root: what user samples belong to
+	users   users
 }
 
 // Bounds of the kernel's image and of its BTF section, in bytes.
@@ -124,8 +125,9 @@ func (k *Kernel) readBTF() *BTF {
 	return b
 }
 
-// Refresh reads again what changes: the modules and their symbols. What cannot be read stays as it was.
+// Refresh reads again what changes: the modules and their symbols, and what processes have mapped. What cannot be read stays as it was.
 func (k *Kernel) Refresh() {
+	clear(k.users.maps)
 	mods, err := k.moduleSymbols()
 	if err != nil || len(mods) == 0 {
 		return

@@ -17,6 +17,7 @@ const (
 type Owner struct {
 	PID  int
 	Comm string
+	Task uint64 // address of a task of the process
 }
 
 // perCPU is where a CPU's own variables are: their symbols' addresses are relative to it.
@@ -58,7 +59,7 @@ func (k *Kernel) Current(cpu int) (task uint64, err error) {
 
 // owner reads a task's name and process.
 func (k *Kernel) owner(task object) Owner {
-	return Owner{PID: int(task.int("tgid")), Comm: task.text("comm")}
+	return Owner{PID: int(task.int("tgid")), Comm: task.text("comm"), Task: task.uint("group_leader")}
 }
 
 // root is the page-table root of a task's memory, or 0 for a kernel thread.

@@ -23,10 +23,10 @@ const (
 	UserMode   = "user"
 )
 
-// A Function is a line of [Report]: a function of the kernel, or all user code of a process.
+// A Function is a line of [Report]: a function of the kernel or of a program, or all of a process's user code that has no names.
 type Function struct {
-	Name   string  `json:"name"`
-	Module string  `json:"module"` // of the kernel's own functions: "kernel"; of user code: empty
+	Name   string  `json:"name"`   // of nameless user code: the process's
+	Module string  `json:"module"` // of the kernel's own functions: "kernel"; of user code the file; of nameless user code: empty
 	Mode   string  `json:"mode"`
 	Share  float64 `json:"share"` // of the samples that found a CPU running, 0 to 1
 }
@@ -51,12 +51,17 @@ type Report struct {
 
 type functionKey struct{ name, module, mode string }
 
+type process struct {
+	pid  int
+	comm string
+}
+
 // A Top counts samples of one guest.
 type Top struct {
 	k         *guest.Kernel
 	name      string
 	functions map[functionKey]int
-	processes map[guest.Owner]int
+	processes map[process]int
 	samples   int
 	idle      int
 	lost      int
@@ -71,7 +76,7 @@ func NewTop(name string, k *guest.Kernel) *Top {
 
 // Reset begins anew.
 func (t *Top) Reset() {
-	t.functions, t.processes = map[functionKey]int{}, map[guest.Owner]int{}
+	t.functions, t.processes = map[functionKey]int{}, map[process]int{}
 	t.samples, t.idle, t.lost = 0, 0, 0
 }
 
@@ -100,8 +105,12 @@ func (t *Top) Add(s Sample) {
 	if !ok {
 		p = guest.Owner{PID: -1, Comm: "[unknown]"}
 	}
-	t.processes[p]++
-	t.functions[functionKey{p.Comm, "", UserMode}]++
+	t.processes[process{p.PID, p.Comm}]++
+	key := functionKey{p.Comm, "", UserMode}
+	if name, file, _ := t.k.UserFunction(p, s.RIP); name != "" {
+		key.name, key.module = name, file
+	}
+	t.functions[key]++
 }
 
 // Report gives the hottest first.
@@ -118,7 +127,7 @@ func (t *Top) Report() Report {
 		return cmp.Or(cmp.Compare(b.Share, a.Share), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Module, b.Module))
 	})
 	for p, n := range t.processes {
-		r.Processes = append(r.Processes, ProcessShare{p.PID, p.Comm, share(n)})
+		r.Processes = append(r.Processes, ProcessShare{p.pid, p.comm, share(n)})
 	}
 	slices.SortFunc(r.Processes, func(a, b ProcessShare) int {
 		return cmp.Or(cmp.Compare(b.Share, a.Share), cmp.Compare(a.PID, b.PID))
