@@ -28,8 +28,6 @@ const (
 	fragmentPlace = 0x1FFF
 )
 
-var broadcastMAC = network.MAC{0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}
-
 // Send implements [network.Network].
 func (n *Network) Send(parts [][]byte, size int, _ network.Offload) {
 	if n.ctx.Err() != nil || size > network.MaxFrame {

@@ -105,7 +105,7 @@ type echo struct {
 }
 
 // begin takes a socket for a request, unless there are too many.
-func (e *echo) begin(n *Network) (*os.File, error) {
+func (e *echo) begin() (*os.File, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed || len(e.open) >= maxEchoes {
@@ -141,7 +141,7 @@ func (e *echo) close() {
 
 // ping sends an echo request by a ping socket (Linux c319b4d76b9e, v3.0), which rights no program needs but the host may withhold.
 func (n *Network) ping(p *packet) {
-	f, err := n.echo.begin(n)
+	f, err := n.echo.begin()
 	if err != nil {
 		n.say("ping", "no echo requests for the guest: "+err.Error()+": net.ipv4.ping_group_range must hold your group")
 		n.unreachable(p.bytes, prohibited)
