@@ -83,6 +83,7 @@ func runDetached(c *vitrine.Config, quiet bool) error {
 		}
 		return err
 	}
+	confineSelf(c.Log)
 	s.attach(m, false)
 	select {
 	case <-m.Up():

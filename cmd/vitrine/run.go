@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vitrine.dev/vitrine"
+	"vitrine.dev/vitrine/internal/confine"
 )
 
 // runFlags are run's, as typed.
@@ -195,6 +196,7 @@ func run(c *vitrine.Config, quiet bool) error {
 		}
 		return err
 	}
+	confineSelf(c.Log)
 	if in {
 		restore, err := rawFor(c)
 		if err != nil {
@@ -237,5 +239,12 @@ func rawFor(c *vitrine.Config) (func(), error) {
 func tightHeap() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(30)
+	}
+}
+
+// confineSelf takes from this process what a running guest has no use for. A host that cannot is no reason not to run.
+func confineSelf(log func(string)) {
+	if err := confine.Process(); err != nil {
+		log(err.Error() + ": the guest runs without this layer of confinement")
 	}
 }

@@ -26,13 +26,14 @@ const policy = `
 	internal/agent    <
 	internal/host     <
 	internal/transfer <
+	internal/confine  <
 	internal/control  < internal/host, internal/mem, internal/x86
 	internal/guest    < internal/mem, internal/x86
 	internal/guest/guesttest < ., internal/guest, internal/kernel, internal/mem, internal/unwind, internal/x86
 	internal/unwind   < internal/guest, internal/mem, internal/x86
 	internal/perf     < internal/guest
 	.                 < internal/agent, internal/control, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/transfer, internal/x86
-	cmd               < ., internal/agent, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind
+	cmd               < ., internal/agent, internal/confine, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind
 	internal/boottest < ., internal/agent, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
 	internal/nested   < internal/hv, internal/initramfs, internal/kernel
 	internal/bench    < ., internal/agent, internal/host, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
