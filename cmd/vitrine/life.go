@@ -135,7 +135,7 @@ func wait(name string) (int, error) {
 		defer c.Close()
 		var exit control.Exit
 		if exit, err = c.Wait(); err == nil {
-			return exit.Status, nil
+			return exit.Status, e.WaitGone() // then rm finds it ended
 		}
 	}
 	if werr := e.WaitGone(); werr != nil {
