@@ -2,6 +2,7 @@ package vitrine
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,8 @@ func TestBadConfigsAreRefusedByTheFlagsName(t *testing.T) {
 		"--volume x":        {Volumes: []Volume{{Path: "x"}}},
 		`--name "A"`:        {Name: "A"},
 		"--append":          {Append: "a\x00b"},
+		`--net "tap"`:       {Net: "tap"},
+		"--port 127.0.0.1:": {Net: NetNone, Ports: []Port{{Host: netip.MustParseAddrPort("127.0.0.1:1"), Guest: 2}}},
 	} {
 		if err := c.check(4); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v, want %s…", err, want)
