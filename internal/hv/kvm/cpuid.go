@@ -45,15 +45,20 @@ var hidden = []struct {
 	leaf, sub  uint32
 	a, b, c, d uint32
 }{
-	{leaf: 1, c: 1<<5 | 1<<15, d: 1 << 28},                                             // VMX: State has no nested guests; PDCM: no PMU; HTT is decided below
-	{leaf: 6, a: ^uint32(1 << 2), b: ^uint32(0), c: ^uint32(0)},                        // all but ARAT
-	{leaf: 7, b: 1 << 2, c: 1 << 30},                                                   // SGX
-	{leaf: 0xA, a: ^uint32(0), b: ^uint32(0), c: ^uint32(0), d: ^uint32(0)},            // the PMU
-	{leaf: 0x80000001, c: 1<<2 | 1<<10 | 1<<12 | 1<<15 | 1<<23 | 1<<24 | 1<<28 | 1<<1}, // SVM, IBS, SKINIT, LWP, counters; CMP_LEGACY is decided below
+	// VMX: State has no nested guests. DTES64, PDCM, DS: no PMU. HTT is decided below.
+	{leaf: 1, c: 1<<2 | 1<<5 | 1<<15, d: 1<<21 | 1<<28},
+	// All but ARAT.
+	{leaf: 6, a: ^uint32(1 << 2), b: ^uint32(0), c: ^uint32(0)},
+	// SGX and its launch control; branch records.
+	{leaf: 7, b: 1 << 2, c: 1 << 30, d: 1 << 19},
+	// The PMU.
+	{leaf: 0xA, a: ^uint32(0), b: ^uint32(0), c: ^uint32(0), d: ^uint32(0)},
+	// SVM, IBS, SKINIT, LWP, performance counters. CMP_LEGACY is decided below.
+	{leaf: 0x80000001, c: 1<<1 | 1<<2 | 1<<10 | 1<<12 | 1<<15 | 1<<23 | 1<<24 | 1<<28},
 }
 
-// dropped are leaves that guests do not have: topology, made anew; SGX; processor trace; SVM; performance monitoring.
-var dropped = []uint32{0xB, 0x1F, 0x12, 0x14, 0x15, 0x16, 0x80000022, 0x8000000A}
+// dropped are leaves that guests do not have: topology and frequencies, made anew; SGX; processor trace; branch records; SVM; performance monitoring.
+var dropped = []uint32{0xB, 0x1F, 0x80000026, 0x15, 0x16, 0x12, 0x14, 0x1C, 0x8000000A, 0x23, 0x80000022}
 
 // guestCPUID is CPU id's of n; chip tells that its LAPIC is in the kernel.
 func (b *Backend) guestCPUID(id, n int, chip bool) []cpuidEntry {
@@ -205,8 +210,12 @@ func (v *VCPU) prepare() error {
 		return v.wrap("special registers", err)
 	}
 	v.apicBase = s.apicBase
-	// As firmware leaves them: fast strings; MTRRs on, memory cached where none says otherwise.
-	v.sieve(setMSRs, []msrEntry{{index: 0x1A0, data: 1}, {index: 0x2FF, data: 1<<11 | 6}})
+	// As firmware leaves them: fast strings; MTRRs on, memory cached where none says otherwise. Not every KVM has them.
+	firmware := []msrEntry{{index: msrMTRRDefault, data: 1<<11 | 6}}
+	if misc, err := v.readMSR(msrMiscEnable); err == nil {
+		firmware = append(firmware, msrEntry{index: msrMiscEnable, data: misc | 1})
+	}
+	v.sieve(setMSRs, firmware)
 	v.vm.find.Do(func() { v.vm.findErr = v.findMSRs() })
 	if v.vm.findErr != nil {
 		return v.vm.findErr

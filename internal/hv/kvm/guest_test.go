@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
@@ -614,6 +615,20 @@ func newChipGuest(t *testing.T, code ...byte) *guest {
 	return newGuest(t, code...)
 }
 
+// awaitSleep returns when the CPU, which is about to run, has halted: then there is no sample.
+func (g *guest) awaitSleep() {
+	for {
+		g.mu.Lock()
+		running := g.running
+		g.mu.Unlock()
+		var r x86.Regs
+		if running && !g.Sample(&r) {
+			return
+		}
+		time.Sleep(time.Millisecond) // samples without a pause would not let the guest get on
+	}
+}
+
 func TestKernelsLAPICEndsAHalt(t *testing.T) {
 	g := newChipGuest(t, 0xFA, 0xF4, 0xB0, 1, 0xE6, 0x10, 0xF4) // cli; hlt; out 1; hlt
 	g.ram.Store32(2*4, 0x1100)
@@ -624,10 +639,7 @@ func TestKernelsLAPICEndsAHalt(t *testing.T) {
 		}
 	}
 	go func() {
-		for g.count[exitINTR].exits.Load() == 0 { // until it was in the guest
-			g.poke()
-			runtime.Gosched()
-		}
+		g.awaitSleep()
 		g.vm.SignalMSI(0xFEE00000, 4<<8) // an NMI to CPU 0
 	}()
 	g.runTo(t, hv.Kicked)
@@ -671,11 +683,7 @@ func TestKernelsPICInterruptsByTheBoardsWires(t *testing.T) {
 func TestStateWithLAPICGoesToANewVM(t *testing.T) {
 	g := newChipGuest(t, 0xFA, 0xF4) // cli; hlt
 	go func() {
-		var r x86.Regs
-		for g.count[exitINTR].exits.Load() < 100 {
-			g.Sample(&r) // of a CPU that sleeps there is none
-			runtime.Gosched()
-		}
+		g.awaitSleep()
 		g.Kick()
 	}()
 	g.runTo(t, hv.Kicked)

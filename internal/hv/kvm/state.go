@@ -6,10 +6,12 @@ import (
 	"vitrine.dev/vitrine/internal/x86"
 )
 
-// MSRs that are not kept in State.MSR: they are fields of State, or the machine's.
+// MSRs that are treated by name; most are fields of State, or the machine's.
 const (
 	msrTSC          = 0x10
 	msrAPICBase     = 0x1B
+	msrMiscEnable   = 0x1A0
+	msrMTRRDefault  = 0x2FF
 	msrTSCDeadline  = 0x6E0
 	msrX2APIC       = 0x800
 	msrX2APICEnd    = 0x900
