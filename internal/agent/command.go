@@ -48,7 +48,7 @@ func (s *server) start(stream uint32, m *wire.Start) (status int, err error) {
 	if err != nil {
 		return 125, err
 	}
-	path, status, err := lookPath(m.Args[0], m.Env)
+	path, status, err := lookPath(m.Args[0], m.Dir, m.Env)
 	if err != nil {
 		return status, err
 	}
@@ -278,8 +278,8 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// lookPath finds a command as a shell does, in env's PATH.
-func lookPath(name string, env []string) (path string, status int, err error) {
+// lookPath finds a command as a shell in directory cwd does, in env's PATH.
+func lookPath(name, cwd string, env []string) (path string, status int, err error) {
 	dirs := []string{""}
 	if !hasSlash(name) {
 		dirs = splitPath(getenv(env, "PATH"))
@@ -289,6 +289,9 @@ func lookPath(name string, env []string) (path string, status int, err error) {
 		path := name
 		if dir != "" {
 			path = dir + "/" + name
+		}
+		if path == "" || path[0] != '/' {
+			path = cwd + "/" + path
 		}
 		fi, e := os.Stat(path)
 		switch {
