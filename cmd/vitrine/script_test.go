@@ -45,6 +45,11 @@ func TestScripts(t *testing.T) {
 			e.Setenv("SHELL", "/bin/sh")
 			e.Setenv("TERM", "dumb")
 			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, ".run"))
+			e.Defer(func() { // a script that fails leaves its detached guests
+				for _, pid := range processes(e.Getenv("XDG_RUNTIME_DIR")) {
+					syscall.Kill(pid, syscall.SIGKILL)
+				}
+			})
 			return os.MkdirAll(filepath.Join(e.WorkDir, ".run"), 0o700)
 		},
 		Condition: func(c string) (bool, error) {
@@ -232,17 +237,27 @@ func nothingLeftCmd(ts *testscript.TestScript, neg bool, args []string) {
 				left = append(left, "directory "+n.Name())
 			}
 		}
-		all, _ := filepath.Glob("/proc/[0-9]*/environ")
-		for _, path := range all {
-			env, err := os.ReadFile(path)
-			if err == nil && bytes.Contains(env, []byte("XDG_RUNTIME_DIR="+run+"\x00")) {
-				line, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-				left = append(left, "process "+strings.ReplaceAll(string(line), "\x00", " "))
-			}
+		for _, pid := range processes(run) {
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			left = append(left, "process "+strings.ReplaceAll(string(line), "\x00", " "))
 		}
 		if len(left) == 0 {
 			return
 		}
 	}
 	ts.Fatalf("left behind: %s", strings.Join(left, ", "))
+}
+
+// processes gives those that were started with run as their run-time directory.
+func processes(run string) []int {
+	var pids []int
+	all, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range all {
+		env, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(env, []byte("XDG_RUNTIME_DIR="+run+"\x00")) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
