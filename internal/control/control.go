@@ -112,6 +112,7 @@ func readLine(buf *[]byte, read func([]byte) (int, error)) ([]byte, error) {
 		}
 		var p [4096]byte
 		n, err := read(p[:])
+		n = max(n, 0) // recvmsg(2) that fails gives -1
 		*buf = append(*buf, p[:n]...)
 		if n == 0 && err != nil {
 			if err == io.EOF && len(*buf) > 0 {

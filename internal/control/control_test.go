@@ -252,3 +252,10 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+func TestAReadThatFailsIsAnErrorAndNoPanic(t *testing.T) {
+	var buf []byte
+	if line, err := readLine(&buf, func([]byte) (int, error) { return -1, net.ErrClosed }); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%q, %v", line, err)
+	}
+}
