@@ -8,16 +8,21 @@ import (
 	"slices"
 	"testing"
 
+	"vitrine.dev/vitrine/internal/kernel"
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
-// realKernel is a distribution's bzImage: VITRINE_TEST_KERNEL, or the host's own.
+// realKernel is a distribution's bzImage: VITRINE_TEST_KERNEL, or what `vitrine run` would boot.
 func realKernel(t *testing.T) *Image {
 	t.Helper()
 	path := os.Getenv("VITRINE_TEST_KERNEL")
 	if path == "" {
-		t.Skip("VITRINE_TEST_KERNEL names no bzImage")
+		k, err := kernel.Find(t.Context(), kernel.Options{Progress: func(l string) { t.Log(l) }})
+		if err != nil {
+			t.Fatalf("a real kernel is needed: %v", err)
+		}
+		path = k.Path
 	}
 	im, err := Open("kernel", path)
 	if err != nil {
