@@ -56,6 +56,7 @@ CMD is sent SIGHUP.`,
 	fl.BoolVarP(&tty, "tty", "t", false, "give CMD a terminal, also where there is none here")
 	fl.BoolVarP(&noTTY, "no-tty", "T", false, "give CMD no terminal")
 	fl.BoolVarP(&noInteractive, "no-stdin", "n", false, "CMD's standard input is empty")
+	fl.BoolP("interactive", "i", true, "CMD has our standard input: it always has, hands type it")
 	return cmd
 }
 

@@ -78,6 +78,8 @@ The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot
 	fl.DurationVar(&f.config.BootTimeout, "boot-timeout", 0, "give up a guest that is not ready by then (with --initrd: has not ended) (default 5m; none with --initrd)")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "print the guest's name and leave it running; without CMD it idles, for exec")
 	fl.BoolVar(&f.remove, "rm", false, "with --detach: keep nothing of the guest when it has ended")
+	fl.BoolVarP(&f.config.Terminal, "tty", "t", false, "give CMD a terminal, where there is one here; a shell has it anyway")
+	fl.BoolP("interactive", "i", true, "CMD has our standard input: it always has, hands type it")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print none of Vitrine's own lines but errors")
 	return cmd
 }
@@ -178,7 +180,7 @@ func run(c *vitrine.Config, quiet bool) error {
 	}
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 	in, out := isTerminal(os.Stdin), isTerminal(os.Stdout)
-	c.Terminal = len(c.Command) == 0 && in && out
+	c.Terminal = (c.Terminal || len(c.Command) == 0) && in && out
 	if c.Terminal {
 		c.Rows, c.Cols = terminalSize(os.Stdout)
 	}
