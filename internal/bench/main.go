@@ -27,11 +27,14 @@ type bench struct {
 	runs    int
 }
 
-// measurements by name, in the order in which all of them run.
-var measurements = []struct {
+// A measurement is one of those that can be asked for by name.
+type measurement struct {
 	name, about string
 	run         func(*bench) error
-}{
+}
+
+// measurements are in the order in which all of them run.
+var measurements = []measurement{
 	{"boot", "CPU seconds from start to the guest's first user instruction, and resident memory then", (*bench).boot},
 	{"mips", "instructions a microsecond of CPU time on integer loops, interpreter", (*bench).mips},
 	{"fs", "file-system throughput from the host's page cache, beside QEMU and virtiofsd", (*bench).files},
@@ -71,12 +74,7 @@ func run(runs int, names []string) error {
 		return err
 	}
 	for _, n := range names {
-		if !slices.ContainsFunc(measurements, func(m struct {
-			name, about string
-			run         func(*bench) error
-		}) bool {
-			return m.name == n
-		}) {
+		if !slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == n }) {
 			return fmt.Errorf("no measurement %q", n)
 		}
 	}
