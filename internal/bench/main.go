@@ -38,6 +38,7 @@ var measurements = []measurement{
 	{"boot", "CPU seconds from start to the guest's first user instruction, and resident memory then", (*bench).boot},
 	{"mips", "instructions a microsecond of CPU time on integer loops, interpreter", (*bench).mips},
 	{"fs", "file-system throughput from the host's page cache, beside QEMU and virtiofsd", (*bench).files},
+	{"net", "network throughput and connections, beside QEMU and its slirp", (*bench).network},
 }
 
 func main() {
