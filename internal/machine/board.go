@@ -37,6 +37,7 @@ func (m *Machine) buildChipset(cfg Config) error {
 		chipset.NewUART(isa(4), cfg.Serial[0].Out),
 		chipset.NewUART(isa(3), cfg.Serial[1].Out),
 	}
+	m.tickers = []ticker{hpet, pit}
 	m.devices = append(m.devices, hpet, pit, rtc, kbd, fw, m.pm, m.uarts[0], m.uarts[1])
 
 	type place struct {

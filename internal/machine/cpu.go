@@ -190,6 +190,16 @@ func (io *cpuIO) WriteMMIO(a mem.Addr, p []byte) {
 	io.boardIO.WriteMMIO(a, p)
 }
 
+// Acknowledge also lets the timers raise what they owe: the interrupt that they waited for has been taken.
+func (io *cpuIO) Acknowledge() (vector uint8, ok bool) {
+	if vector, ok = io.LAPIC.Acknowledge(); ok {
+		for _, t := range io.m.tickers {
+			t.CatchUp()
+		}
+	}
+	return vector, ok
+}
+
 // remoteIO is the machine as a processor sees it that has its LAPIC from the backend ([hv.IRQChip]).
 type remoteIO struct{ boardIO }
 

@@ -49,18 +49,20 @@ type Config struct {
 
 // A Machine is one guest's hardware. New, Attach, then [Machine.Run]; Close at last.
 type Machine struct {
-	ram    *mem.Memory
-	clk    *clock.Clock
-	vm     hv.VM
-	cpus   []*cpu
-	ports  bus.Bus
-	mmio   bus.Bus
-	chips  chips
-	own    *irq.Chips // chips, where they are the board's own; else nil
-	pci    *pci.Bus
-	pm     *chipset.PM
-	uarts  [2]*chipset.UART
-	serial [2]Serial
+	ram   *mem.Memory
+	clk   *clock.Clock
+	vm    hv.VM
+	cpus  []*cpu
+	ports bus.Bus
+	mmio  bus.Bus
+	chips chips
+	own   *irq.Chips // chips, where they are the board's own; else nil
+	pci   *pci.Bus
+	pm    *chipset.PM
+	uarts [2]*chipset.UART
+	// tickers may owe ticks to a CPU that has just taken an interrupt.
+	tickers []ticker
+	serial  [2]Serial
 	// devices is all that has state, in the order of Save: interrupt controllers first, then who drives them.
 	devices []bus.Stateful
 	rsdp    mem.Addr
@@ -129,6 +131,9 @@ func (m *Machine) build(cfg Config) error {
 	m.rsdp, err = acpi.Write(m.ram, cfg.CPUs)
 	return err
 }
+
+// A ticker is a periodic timer.
+type ticker interface{ CatchUp() }
 
 // chips is interrupt controllers.
 type chips interface {

@@ -3,6 +3,7 @@ package chipset
 import (
 	"encoding/gob"
 	"sync"
+	"sync/atomic"
 
 	"vitrine.dev/vitrine/internal/machine/bus"
 	"vitrine.dev/vitrine/internal/machine/clock"
@@ -45,6 +46,8 @@ type HPET struct {
 	irq8  bus.Line
 	gates []*gate
 	alarm [hpetTimers]*clock.Timer
+
+	ticking atomic.Uint32 // a bit for each timer that is periodic and on; written with mu held
 
 	mu sync.Mutex
 	s  hpetState
@@ -150,7 +153,11 @@ func (h *HPET) output(i int) bus.Line {
 func (h *HPET) schedule(i int, now int64) {
 	t := &h.s.Timer[i]
 	t.Next = clock.Never
+	h.ticking.And(^(uint32(1) << i))
 	if h.s.Config&hpetOn != 0 && t.Config&hpetEnable != 0 {
+		if t.Config&hpetPeriodic != 0 {
+			h.ticking.Or(1 << i)
+		}
 		c := h.count(now)
 		d := t.Comparator - c
 		if t.Config&hpet32 != 0 {
@@ -174,6 +181,27 @@ func (h *HPET) fired(i int) {
 		h.alarm[i].Set(at)
 		return
 	}
+	h.match(i, now)
+}
+
+// CatchUp is as the PIT's.
+func (h *HPET) CatchUp() {
+	if h.ticking.Load() == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.clk.Now()
+	for i := range h.s.Timer {
+		if t := &h.s.Timer[i]; h.ticking.Load()>>i&1 != 0 && (t.Owed > 0 || t.Next <= now) {
+			h.match(i, now)
+		}
+	}
+}
+
+// match counts the matches of timer i that have passed and raises its interrupt.
+func (h *HPET) match(i int, now int64) {
+	t := &h.s.Timer[i]
 	var matches int64
 	if t.Next <= now {
 		matches = 1

@@ -3,6 +3,7 @@ package chipset
 import (
 	"encoding/gob"
 	"sync"
+	"sync/atomic"
 
 	"vitrine.dev/vitrine/internal/machine/bus"
 	"vitrine.dev/vitrine/internal/machine/clock"
@@ -16,6 +17,8 @@ type PIT struct {
 	clk   *clock.Clock
 	irq   bus.Line
 	alarm *clock.Timer
+
+	ticking atomic.Bool // channel 0 is periodic; written with mu held
 
 	mu    sync.Mutex
 	s     pitState
@@ -159,7 +162,9 @@ func (p *PIT) schedule(now int64) {
 	c := &p.s.Ch[0]
 	at := func(ticks int64) int64 { return c.Start + scaleUp(ticks, 1e9, pitHz) }
 	p.next = clock.Never
-	if n := p.period(); n != 0 {
+	n := p.period()
+	p.ticking.Store(n != 0)
+	if n != 0 {
 		p.next = min(p.again, at((c.ticks(now)/n+1)*n))
 	} else if c.Loaded && (c.Mode == 0 || c.Mode == 4) && c.ticks(now) < int64(c.Count) {
 		p.next = at(int64(c.Count))
@@ -176,6 +181,24 @@ func (p *PIT) fired() {
 		p.alarm.Set(p.next)
 		return
 	}
+	p.rise(now)
+}
+
+// CatchUp raises a tick that is due or owed, on the thread of a CPU that has just taken an interrupt. A CPU that gets little of its host
+// takes all its ticks so, one behind the other, before it goes on with what the ticks interrupted: Linux's timer_irq_works measures that.
+func (p *PIT) CatchUp() {
+	if !p.ticking.Load() {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.clk.Now(); p.owed > 0 || p.next <= now {
+		p.rise(now)
+	}
+}
+
+// rise is the output of channel 0 going high.
+func (p *PIT) rise(now int64) {
 	p.set(false)
 	p.s.Line = true
 	if n := p.period(); n != 0 {
