@@ -64,7 +64,7 @@ func (b *bench) network() error {
 	return nil
 }
 
-const netAppend = "console=ttyS0 quiet panic=-1 control="
+const netAppend = "console=ttyS0 quiet panic=-1 no_timer_check control="
 
 func (b *bench) netOurs(initrd string, cpus int) []string {
 	return []string{b.vitrine, "run", "-q", "--accel", "soft", "--cpus", strconv.Itoa(cpus), "--memory", "512M", "--net", "user",

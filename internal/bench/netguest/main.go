@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,12 +24,17 @@ import (
 var host = [4]byte{10, 0, 2, 2}
 
 func main() {
+	runtime.GOMAXPROCS(2 * parallel) // see raw_unsafe.go
+	debug.SetGCPercent(-1)
 	if err := run(); err != nil {
 		fmt.Println("netguest:", err)
 	}
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
+
+// parallel is how many connections connections16 makes at once.
+const parallel = 16
 
 func run() error {
 	if err := loadModules(); err != nil {
@@ -45,7 +52,7 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
-	c := os.NewFile(uintptr(fd), "control")
+	c := os.NewFile(fd, "control")
 	lines := bufio.NewScanner(c)
 	fmt.Fprintln(c, "ready")
 	for lines.Scan() {
@@ -120,18 +127,6 @@ func up() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
-func connect(port, kind int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, kind, 0)
-	if err != nil {
-		return -1, err
-	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: host, Port: port}); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
 var measurements = map[string]func(port, amount int) (int, error){
 	"out": out, "in": in, "connect": connections, "connect16": connections16, "udp": datagrams,
 }
@@ -145,10 +140,10 @@ func out(port, ms int) (total int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd)
+	defer end(fd)
 	b := make([]byte, block)
-	for end := time.Now().Add(time.Duration(ms) * time.Millisecond); time.Now().Before(end); {
-		n, err := unix.Write(fd, b)
+	for stop := time.Now().Add(time.Duration(ms) * time.Millisecond); time.Now().Before(stop); {
+		n, err := write(fd, b)
 		if err != nil {
 			return total, err
 		}
@@ -163,10 +158,10 @@ func in(port, _ int) (total int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd)
+	defer end(fd)
 	b := make([]byte, block)
 	for {
-		n, err := unix.Read(fd, b)
+		n, err := read(fd, b)
 		if err != nil || n == 0 {
 			return total, err
 		}
@@ -178,16 +173,16 @@ func in(port, _ int) (total int, err error) {
 // their number.
 func connections(port, ms int) (total int, err error) {
 	b := make([]byte, 16)
-	for end := time.Now().Add(time.Duration(ms) * time.Millisecond); time.Now().Before(end); total++ {
+	for stop := time.Now().Add(time.Duration(ms) * time.Millisecond); time.Now().Before(stop); total++ {
 		fd, err := connect(port, unix.SOCK_STREAM)
 		if err != nil {
 			return total, err
 		}
-		_, err = unix.Write(fd, b[:1])
+		_, err = write(fd, b[:1])
 		for n := 1; err == nil && n > 0; {
-			n, err = unix.Read(fd, b)
+			n, err = read(fd, b)
 		}
-		unix.Close(fd)
+		end(fd)
 		if err != nil {
 			return total, err
 		}
@@ -200,7 +195,7 @@ func connections16(port, ms int) (int, error) {
 	var all atomic.Int64
 	var failed atomic.Value
 	var wg sync.WaitGroup
-	for range 16 {
+	for range parallel {
 		wg.Go(func() {
 			n, err := connections(port, ms)
 			all.Add(int64(n))
@@ -220,20 +215,20 @@ func datagrams(port, ms int) (total int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd)
+	defer end(fd)
 	// After a loss all of them begin anew.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}); err != nil {
+	if err := unix.SetsockoptTimeval(int(fd), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}); err != nil {
 		return 0, err
 	}
 	b := make([]byte, 1400)
 	send := 16
-	for end := time.Now().Add(time.Duration(ms) * time.Millisecond); time.Now().Before(end); {
+	for stop := time.Now().Add(time.Duration(ms) * time.Millisecond); time.Now().Before(stop); {
 		for ; send > 0; send-- {
-			if _, err := unix.Write(fd, b); err != nil {
+			if _, err := write(fd, b); err != nil {
 				return total, err
 			}
 		}
-		switch _, err := unix.Read(fd, b); {
+		switch _, err := read(fd, b); {
 		case err == nil:
 			total++
 			send = 1
