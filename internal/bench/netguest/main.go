@@ -1,7 +1,7 @@
 // Netguest is the first program of the guests whose network is measured. It does as the host says over a TCP connection, with plain blocking
 // system calls, so that what is measured is the kernel's way to the card and not a runtime's.
 //
-// Each line of the host is a measurement's name, a port of the host's, and how often or how many milliseconds; the answer is a line with a count.
+// Each line of the host is a measurement's name, a port of the host's, and how many milliseconds; the answer is a line with a count.
 package main
 
 import (

@@ -54,6 +54,7 @@ type Queue struct {
 	serving  bool
 	inflight int
 	err      error // why the queue is broken
+	later    later
 	free     []*Chain
 
 	stats queueStats
@@ -246,6 +247,9 @@ func (q *Queue) use(c *Chain, n uint64) {
 // publish shows the driver the used entries from old on, and interrupts it if it wants that. q.mu is held.
 func (q *Queue) publish(old uint16) {
 	q.ram.Store16(q.ring.Used+ringIdx, q.used)
+	if q.later.pending { // one interrupt for both
+		q.later.pending, old = false, q.later.from
+	}
 	want := q.wants(old, q.used)
 	if want {
 		q.stats.interrupts++

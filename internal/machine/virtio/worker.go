@@ -34,6 +34,7 @@ func (q *Queue) leave() {
 func (q *Queue) pause() {
 	q.mu.Lock()
 	q.paused = true
+	q.sendLater() // a paused device is silent
 	q.mu.Unlock()
 }
 
@@ -42,6 +43,7 @@ func (q *Queue) wait() {
 	for q.serving || q.inflight > 0 {
 		q.idle.Wait()
 	}
+	q.sendLater()
 	q.mu.Unlock()
 }
 
@@ -72,5 +74,6 @@ func (q *Queue) reset(max uint16) {
 	defer q.mu.Unlock()
 	q.ring = ring{Size: max}
 	q.next, q.used, q.live, q.err = 0, 0, false, nil
+	q.later.pending = false
 	q.vector.Store(noVector)
 }

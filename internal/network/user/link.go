@@ -1,6 +1,8 @@
 package user
 
 import (
+	"sync/atomic"
+
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -13,6 +15,7 @@ import (
 type link struct {
 	out        *queue
 	dispatcher stack.NetworkDispatcher // set once, before the first packet
+	bulk       atomic.Bool             // what the guest sent last was large
 }
 
 var (
@@ -24,13 +27,23 @@ var (
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	n := 0
 	for _, pkt := range pkts.AsSlice() {
-		if !l.out.push(item{pkt: pkt.Clone(), o: offload(pkt)}) {
+		if !l.out.add(item{pkt: pkt.Clone(), o: offload(pkt)}, l.quiet(pkt)) {
 			return n, &tcpip.ErrNoBufferSpace{}
 		}
 		n++
 	}
 	return n, nil
 }
+
+// quiet tells whether pkt only acknowledges, and not so much that the guest may be waiting for that to send more.
+func (l *link) quiet(pkt *stack.PacketBuffer) bool {
+	h := header.TCP(pkt.TransportHeader().Slice())
+	return pkt.TransportProtocolNumber == header.TCPProtocolNumber && pkt.Data().Size() == 0 && len(h) >= header.TCPMinimumSize &&
+		len(h) <= header.TCPMinimumSize+timestamps && h.Flags() == header.TCPFlagAck && !l.bulk.Load()
+}
+
+// timestamps is the size of the only options in a header that tells of no loss.
+const timestamps = 12
 
 // offload is what the stack left undone, in our words.
 func offload(pkt *stack.PacketBuffer) (o network.Offload) {

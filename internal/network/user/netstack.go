@@ -20,6 +20,9 @@ const (
 	smallBuffer  = 64 << 10
 	largeBuffers = 32
 
+	// bulk is the size of a packet from which on the guest is taken to send as fast as it is told that it may.
+	bulk = 4 << 10
+
 	// A guest is never far away: what it does not acknowledge soon it will not.
 	timeWait   = time.Second
 	maxRetries = 8
@@ -81,6 +84,7 @@ func (n *Network) inject(v *buffer.View) {
 		v.Release()
 		return
 	}
+	n.stack.link.bulk.Store(v.Size() > bulk)
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
 	n.stack.link.dispatcher.DeliverNetworkPacket(ipv4.ProtocolNumber, pkt)
 	pkt.DecRef()

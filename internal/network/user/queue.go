@@ -3,6 +3,7 @@ package user
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
@@ -24,7 +25,18 @@ type queue struct {
 
 	frame network.Frame // front's answer
 	ready bool          // frame is ring[head]
+
+	quiet int         // frames that came since the guest was last woken
+	corks int         // those who will push more at once
+	flush *time.Timer // wakes the guest for frames that nothing followed
 }
+
+// A frame of acknowledgements waits for company, as each wake costs the guest an interrupt: for company until flushDelay is over, or
+// maxQuiet of them are there.
+const (
+	flushDelay = time.Millisecond
+	maxQuiet   = 8
+)
 
 // An item is a frame: a packet of the stack's, or bytes of our own.
 type item struct {
@@ -56,7 +68,7 @@ func (q *queue) up(takes network.Abilities, wake func()) {
 func (q *queue) down() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.wake = nil
+	q.wake, q.quiet = nil, 0
 	for q.count > 0 {
 		q.drop()
 	}
@@ -66,6 +78,9 @@ func (q *queue) close() {
 	q.down()
 	q.mu.Lock()
 	q.closed = true
+	if q.flush != nil {
+		q.flush.Stop()
+	}
 	q.mu.Unlock()
 }
 
@@ -76,7 +91,10 @@ func (q *queue) abilities() network.Abilities {
 }
 
 // push takes it over, or tells that there is no room.
-func (q *queue) push(it item) bool {
+func (q *queue) push(it item) bool { return q.add(it, false) }
+
+// add is push. A quiet frame is one that the guest does not wait for: it is told of it with the next other one, or a little later.
+func (q *queue) add(it item, quiet bool) bool {
 	size := it.size()
 	q.mu.Lock()
 	if q.closed || q.wake == nil || q.count == maxFrames || q.bytes+size > maxBytes {
@@ -88,13 +106,58 @@ func (q *queue) push(it item) bool {
 	q.ring[(q.head+q.count)%maxFrames] = it
 	q.count++
 	q.bytes += size
-	wake := q.wake
-	first := q.count == 1
+	var wake func()
+	switch {
+	case quiet && q.quiet < maxQuiet || q.corks > 0:
+		if q.quiet++; q.quiet == 1 {
+			q.startFlush()
+		}
+	case q.count == 1 || q.quiet > 0:
+		wake, q.quiet = q.wake, 0
+	}
 	q.mu.Unlock()
-	if first {
+	if wake != nil {
 		wake()
 	}
 	return true
+}
+
+// startFlush has the guest woken in a while. q.mu is held.
+func (q *queue) startFlush() {
+	if q.flush == nil {
+		q.flush = time.AfterFunc(flushDelay, q.wakeQuiet)
+	} else {
+		q.flush.Reset(flushDelay)
+	}
+}
+
+// wakeQuiet wakes the guest if something waits for that.
+func (q *queue) wakeQuiet() {
+	q.mu.Lock()
+	wake := q.wake
+	if q.quiet == 0 {
+		wake = nil
+	}
+	q.quiet = 0
+	q.mu.Unlock()
+	if wake != nil {
+		wake()
+	}
+}
+
+// cork says that several frames follow at once, for which one wake will do; uncork says that they are there. In between, frames do not wait for
+// longer than flushDelay either.
+func (q *queue) cork() {
+	q.mu.Lock()
+	q.corks++
+	q.mu.Unlock()
+}
+
+func (q *queue) uncork() {
+	q.mu.Lock()
+	q.corks--
+	q.mu.Unlock()
+	q.wakeQuiet()
 }
 
 func (q *queue) front() *network.Frame {

@@ -163,7 +163,7 @@ func (n *Network) connected(g *guestEnd, host *net.TCPConn) {
 	if host == nil {
 		n.serveDNS(gonet.NewTCPConn(&g.wq, g.Endpoint))
 	} else {
-		relay(g, host)
+		relay(g, host, &n.out)
 	}
 	g.bury()
 }
@@ -209,7 +209,7 @@ type guestEnd struct {
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // relay carries bytes both ways until both ends have ended their half, or one of them broke the connection: then so is the other.
-func relay(g *guestEnd, host *net.TCPConn) {
+func relay(g *guestEnd, host *net.TCPConn, out *queue) {
 	// Both directions may be waiting for the host when the guest breaks the connection.
 	watch := waiter.NewFunctionEntry(waiter.EventErr, func(waiter.EventMask) { go g.checkBroken(host) })
 	g.wq.EventRegister(&watch)
@@ -217,7 +217,7 @@ func relay(g *guestEnd, host *net.TCPConn) {
 
 	var down sync.WaitGroup
 	down.Go(func() {
-		if err := g.fromHost(host); err != nil {
+		if err := g.fromHost(host, out); err != nil {
 			g.Abort()
 			breakOff(host)
 		}
@@ -273,8 +273,8 @@ func (g *guestEnd) toHost(host *net.TCPConn) error {
 	}
 }
 
-// fromHost copies what the host sends, and its end.
-func (g *guestEnd) fromHost(host *net.TCPConn) error {
+// fromHost copies what the host sends, and its end, to the guest, to which out leads.
+func (g *guestEnd) fromHost(host *net.TCPConn, out *queue) error {
 	entry, ch := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	g.wq.EventRegister(&entry)
 	defer g.wq.EventUnregister(&entry)
@@ -284,47 +284,74 @@ func (g *guestEnd) fromHost(host *net.TCPConn) error {
 	}
 	var r bytes.Reader
 	for {
-		b, n, err := readSome(raw)
+		b, n, end, err := readSome(raw)
 		if err != nil {
 			return err
 		}
-		if n == 0 {
+		if end { // what is left and the end are one frame after the other
+			out.cork()
+		}
+		err = nil
+		if n > 0 {
+			r.Reset(b[:n])
+			err = g.writeAll(&r, ch)
+		}
+		if end && err == nil {
 			g.Shutdown(tcpip.ShutdownWrite)
-			return nil
 		}
-		for r.Reset(b[:n]); r.Len() > 0; {
-			switch _, err := g.Write(&r, tcpip.WriteOptions{}); err.(type) {
-			case nil:
-			case *tcpip.ErrWouldBlock:
-				<-ch
-			default:
-				return errors.New(err.String())
-			}
+		if end {
+			out.uncork()
 		}
-		buffers.Put(b)
+		if b != nil {
+			buffers.Put(b)
+		}
+		if end || err != nil {
+			return err
+		}
 	}
 }
 
-// readSome waits until there is something to read, or the end, which is 0 bytes and no buffer. Only then is a buffer taken: most
-// connections are idle.
-func readSome(raw syscall.RawConn) (b *[bufferSize]byte, n int, err error) {
+// writeAll gives the guest all of r. ch gets something when there may be room.
+func (g *guestEnd) writeAll(r *bytes.Reader, ch <-chan struct{}) error {
+	for r.Len() > 0 {
+		switch _, err := g.Write(r, tcpip.WriteOptions{}); err.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			<-ch
+		default:
+			return errors.New(err.String())
+		}
+	}
+	return nil
+}
+
+// readSome waits until there is something to read, or the end, and takes all that is there as far as it goes into a buffer. Only then is a
+// buffer taken: most connections are idle. An error comes alone.
+func readSome(raw syscall.RawConn) (b *[bufferSize]byte, n int, end bool, err error) {
 	waitErr := raw.Read(func(fd uintptr) bool {
 		b = buffers.Get().(*[bufferSize]byte)
-		for {
-			if n, err = unix.Read(int(fd), b[:]); err != unix.EINTR {
+		for n < len(b) && !end {
+			var k int
+			if k, err = unix.Read(int(fd), b[n:]); err == unix.EINTR {
+				continue
+			} else if err != nil {
 				break
 			}
+			n += k
+			end = k == 0
 		}
 		if n > 0 {
-			return true
+			err = nil // it comes again
+		} else {
+			buffers.Put(b)
+			b = nil
 		}
-		buffers.Put(b)
 		return err != unix.EAGAIN
 	})
 	if waitErr != nil {
-		return nil, 0, waitErr
+		err = waitErr
 	}
-	return b, n, err
+	return b, n, end, err
 }
 
 // bury waits until the stack has forgotten the connection, or breaks it: what the guest does not acknowledge must not pile up.
