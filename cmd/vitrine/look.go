@@ -19,6 +19,7 @@ import (
 	"vitrine.dev/vitrine/internal/guest"
 	"vitrine.dev/vitrine/internal/guest/dump"
 	"vitrine.dev/vitrine/internal/host"
+	"vitrine.dev/vitrine/internal/host/foreign"
 )
 
 // A view is a guest's kernel, looked at from outside.
@@ -38,6 +39,20 @@ func look(ctx context.Context, name string) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	return lookAt(ctx, e)
+}
+
+// lookAt opens a guest that runs, ours or another VMM's.
+func lookAt(ctx context.Context, e *host.Entry) (*view, error) {
+	if g := e.Foreign(); g != nil {
+		t, err := foreign.Open(*g)
+		if err != nil {
+			return nil, err
+		}
+		v := &view{name: e.Name, target: t, close: func() { t.Close() }}
+		v.Kernel, err = openKernel(ctx, t.Kernel)
+		return v.orClosed(err)
+	}
 	c, err := control.Dial(e)
 	if err != nil {
 		return nil, err
@@ -48,7 +63,13 @@ func look(ctx context.Context, name string) (*view, error) {
 		return nil, err
 	}
 	v := &view{name: e.Name, target: target, close: func() { target.Close(); c.Close() }}
-	if v.Kernel, err = openKernel(ctx, target); err != nil {
+	v.Kernel, err = openKernel(ctx, func(context.Context) (*guest.Kernel, error) { return guest.Open(target) })
+	return v.orClosed(err)
+}
+
+// orClosed gives v, or closes it where there was an error.
+func (v *view) orClosed(err error) (*view, error) {
+	if err != nil {
 		v.close()
 		return nil, err
 	}

@@ -4,13 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"vitrine.dev/vitrine"
 	"vitrine.dev/vitrine/internal/host"
+	"vitrine.dev/vitrine/internal/host/foreign"
 )
 
 func lsVerb() *cobra.Command {
@@ -18,7 +20,10 @@ func lsVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "lists the guests of this host",
-		Args:  cobra.NoArgs,
+		Long: "Lists the guests of this host: Vitrine's own, and other programs' (QEMU, Firecracker, Cloud Hypervisor, crosvm, kvmtool, VirtualBox on\n" +
+			"KVM, whatever else holds KVM's descriptors). What may not be seen of a guest is \"-\", and below the list it is said why. Nothing is opened\n" +
+			"but files of /proc; no guest is stopped or asked.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list := host.List
 			if ended {
@@ -28,6 +33,14 @@ func lsVerb() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			others, err := host.Others()
+			if err != nil {
+				return err
+			}
+			for i := range others {
+				others[i].Kernel = foreign.Release(others[i].Foreign())
+			}
+			all = append(all, others...)
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), all)
 			}
@@ -49,25 +62,57 @@ func writeJSON(w io.Writer, all []host.Entry) error {
 	return enc.Encode(states)
 }
 
-func writeTable(w io.Writer, all []host.Entry, now time.Time) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tVMM\tPID\tACCEL\tCPUS\tMEMORY\tKERNEL\tSTATE\tUP")
-	for _, e := range all {
-		kernel := e.Kernel
-		if kernel == "" {
-			kernel = "-"
+// lsColumns are what ls shows of a guest.
+var lsColumns = []column[host.Entry]{
+	{"NAME", false, func(e host.Entry) string { return e.Name }},
+	{"VMM", false, func(e host.Entry) string { return e.VMM }},
+	{"PID", false, func(e host.Entry) string { return strconv.Itoa(e.PID) }},
+	{"ACCEL", false, func(e host.Entry) string { return e.Accelerator }},
+	{"CPUS", false, func(e host.Entry) string {
+		if e.CPUs == 0 {
+			return "-"
 		}
-		state, until := e.State.State, now
+		return strconv.Itoa(e.CPUs)
+	}},
+	{"MEMORY", false, func(e host.Entry) string {
+		if e.MemoryBytes == 0 {
+			return "-"
+		}
+		return vitrine.FormatSize(e.MemoryBytes)
+	}},
+	{"KERNEL", false, func(e host.Entry) string { return orDash(e.Kernel) }},
+	{"STATE", false, func(e host.Entry) string {
+		if e.ExitStatus != nil {
+			return fmt.Sprintf("%s (%d)", e.State.State, *e.ExitStatus)
+		}
+		return e.State.State
+	}},
+}
+
+// writeTable prints a guest a line, and below what may not be seen.
+func writeTable(w io.Writer, all []host.Entry, now time.Time) error {
+	up := column[host.Entry]{"UP", false, func(e host.Entry) string {
+		until := now
 		if e.Finished != nil {
 			until = *e.Finished
 		}
-		if e.ExitStatus != nil {
-			state = fmt.Sprintf("%s (%d)", state, *e.ExitStatus)
+		if e.Started.IsZero() {
+			return "-"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%s\t%s\t%s\t%s\n", e.Name, e.VMM, e.PID, e.Accelerator, e.CPUs,
-			vitrine.FormatSize(e.MemoryBytes), kernel, state, until.Sub(e.Started).Truncate(time.Second))
+		return until.Sub(e.Started).Truncate(time.Second).String()
+	}}
+	if err := writeColumns(w, append(slices.Clone(lsColumns), up), all); err != nil {
+		return err
 	}
-	return t.Flush()
+	for _, e := range all {
+		if e.Unseen == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%s: %s\n", e.Name, e.Unseen); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keptNames completes a guest's name, also of those that have ended.
@@ -84,7 +129,8 @@ func keptNames(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCom
 func guestNames(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var names []string
 	all, _ := host.List()
-	for _, e := range all {
+	others, _ := host.Others()
+	for _, e := range append(all, others...) {
 		names = append(names, e.Name)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

@@ -74,21 +74,12 @@ func top(ctx context.Context, name string, f topFlags, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	registers, err := control.Dial(e)
+	v, err := lookAt(ctx, e)
 	if err != nil {
 		return err
 	}
-	defer registers.Close()
-	target, err := registers.Target()
-	if err != nil {
-		return err
-	}
-	defer target.Close()
-	k, err := openKernel(ctx, target)
-	if err != nil {
-		return err
-	}
-	t := perf.NewTop(e.Name, k)
+	defer v.close()
+	t := perf.NewTop(e.Name, v.Kernel)
 	for {
 		err := sample(ctx, e, t, f)
 		if ctx.Err() != nil {
@@ -110,17 +101,17 @@ func top(ctx context.Context, name string, f topFlags, out io.Writer) error {
 			return err
 		}
 		t.Reset()
-		k.Refresh()
+		v.Refresh()
 	}
 }
 
 // openKernel waits for a guest that is just booting: until then there is no kernel to be seen.
-func openKernel(ctx context.Context, t guest.Target) (*guest.Kernel, error) {
+func openKernel(ctx context.Context, open func(context.Context) (*guest.Kernel, error)) (*guest.Kernel, error) {
 	const patience = 20
 	var err error
 	for range patience {
 		var k *guest.Kernel
-		if k, err = guest.Open(t); err == nil {
+		if k, err = open(ctx); err == nil {
 			return k, nil
 		}
 		select {

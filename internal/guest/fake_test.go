@@ -294,19 +294,6 @@ func TestStatesAreThoseOfPS(t *testing.T) {
 	}
 }
 
-func TestContainersAreNamedByTheirCgroup(t *testing.T) {
-	id := strings.Repeat("0123456789abcdef", 4)
-	for _, c := range []struct{ cgroup, want string }{
-		{"/", ""}, {"/user.slice/user-0.slice", ""}, {"/docker/" + id, id[:12]}, {"/system.slice/docker-" + id + ".scope", id[:12]},
-		{"/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + id + ".scope", id[:12]}, {"/machine.slice/libpod-" + id + ".scope/container", id[:12]},
-		{"/lxc/web/init.scope", "web"},
-	} {
-		if got := container(c.cgroup); got != c.want {
-			t.Errorf("%s: %q, want %q", c.cgroup, got, c.want)
-		}
-	}
-}
-
 // FuzzWalks reads everything from a kernel whose structures hold what the fuzzer puts there.
 func FuzzWalks(f *testing.F) {
 	k, tasks := fakeProcesses(2)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"vitrine.dev/vitrine/internal/cgroup"
 	"vitrine.dev/vitrine/internal/mem"
 )
 
@@ -133,7 +134,7 @@ func (r *taskReader) process(t object) Process {
 	}
 	p.Kernel = t.uint("flags")&pfKthread != 0
 	p.Cgroup = r.cgroup(t.uint("cgroups"))
-	p.Container = container(p.Cgroup)
+	p.Container = cgroup.Container(p.Cgroup)
 	if mm := t.uint("mm"); mm != 0 {
 		if m, err := r.load("mm_struct", mm); err == nil {
 			p.RSSBytes = r.resident(m)
@@ -314,24 +315,6 @@ func (k *Kernel) kernfsPath(node uint64) string {
 		}
 		parts = append(parts, k.pointed(n, 256, "name"))
 		node = up
-	}
-	return ""
-}
-
-// container finds what container runtimes name a cgroup by: 64 hexadecimal digits, perhaps with a prefix and ".scope"; 12 are kept, as they do.
-func container(cgroup string) string {
-	parts := strings.Split(cgroup, "/")
-	for _, p := range slices.Backward(parts) {
-		p = strings.TrimSuffix(p, ".scope")
-		p = p[strings.LastIndexByte(p, '-')+1:]
-		if len(p) == 64 && strings.Trim(p, "0123456789abcdef") == "" {
-			return p[:12]
-		}
-	}
-	for i, p := range parts[:max(0, len(parts)-1)] {
-		if p == "lxc" || p == "lxc.payload" || p == "machine.slice" {
-			return parts[i+1]
-		}
 	}
 	return ""
 }

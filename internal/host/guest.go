@@ -202,6 +202,9 @@ func (g *Guest) Close() error {
 
 // Dial connects to the guest's VM process.
 func (e *Entry) Dial() (*net.UnixConn, error) {
+	if e.guest != nil {
+		return nil, e.foreign()
+	}
 	path, done, err := shortPath(e.Socket())
 	if err != nil {
 		return nil, err

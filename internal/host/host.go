@@ -1,4 +1,4 @@
-// Package host knows the guests of this host: it keeps the registry of our own.
+// Package host knows the guests of this host: it keeps the registry of our own, and finds those of others.
 //
 // Each running guest has a directory, named as the guest, in the user's run-time directory (see [Dir]): lock, which its VM process holds
 // locked as long as it lives; state.json, which says what it is; api.sock, where it answers. A directory whose lock is free is
@@ -13,10 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine.dev/vitrine/internal/host/vmm"
 )
 
 // Names of the files in a guest's directory.
@@ -39,6 +42,11 @@ type State struct {
 	State       string    `json:"state"` // starting, running, paused, stopping; Ended of a guest that was kept
 	Started     time.Time `json:"started"`
 
+	Owner     string `json:"owner,omitempty"`     // of another VMM's guest: the user whose process it is
+	Container string `json:"container,omitempty"` // that the process is in
+	Manager   string `json:"manager,omitempty"`   // libvirt
+	Unseen    string `json:"unseen,omitempty"`    // why nobody but its owner can look into it
+
 	ExitStatus *int       `json:"exit_status,omitempty"` // of a guest that has ended
 	Error      string     `json:"error,omitempty"`       // why, where it was not its command's end
 	Finished   *time.Time `json:"finished,omitempty"`
@@ -47,20 +55,73 @@ type State struct {
 // Ended is the State of a guest that has ended and is kept to be asked about.
 const Ended = "ended"
 
-// An Entry is a running guest as the registry has it.
+// An Entry is a guest as the registry has it, or another VMM's as it was found.
 type Entry struct {
 	State
-	dir string
+	dir   string
+	guest *vmm.Guest // of another VMM
 }
+
+// ErrForeign is returned for what only our own guests do.
+var ErrForeign = errors.New("it is not Vitrine's guest: one can look into it, and no more")
+
+// Foreign is what is known of another VMM's guest; nil of our own.
+func (e *Entry) Foreign() *vmm.Guest { return e.guest }
 
 // Socket is where the guest's VM process answers.
 func (e *Entry) Socket() string { return filepath.Join(e.dir, socketFile) }
 
-// List gives the running guests, by name. It creates and changes nothing. What cannot be read is left out.
+// List gives our running guests, by name. It creates and changes nothing. What cannot be read is left out.
 func List() ([]Entry, error) { return list(false) }
 
 // ListAll gives those that have ended and are kept, too.
 func ListAll() ([]Entry, error) { return list(true) }
+
+// Others gives the running guests that are in none of the registries, by name: other VMMs'.
+func Others() ([]Entry, error) {
+	found, err := vmm.Scan("/proc", nil)
+	if err != nil {
+		return nil, fmt.Errorf("host: %w", err)
+	}
+	ours, err := list(false) // asked later: what has begun meanwhile is here
+	if err != nil {
+		return nil, err
+	}
+	known := map[int]bool{}
+	for _, e := range ours {
+		known[e.PID] = true
+	}
+	var all []Entry
+	for i := range found {
+		if g := &found[i]; !known[g.PID] {
+			all = append(all, other(g))
+		}
+	}
+	byName(all)
+	return all, nil
+}
+
+// other is the entry of another VMM's guest.
+func other(g *vmm.Guest) Entry {
+	s := State{
+		Name: g.Name, VMM: g.VMM, PID: g.PID, Accelerator: g.Accelerator, CPUs: g.CPUs, MemoryBytes: g.MemoryBytes, State: "running",
+		Started: g.Started, Container: g.Container, Manager: g.Manager, Unseen: g.Unseen,
+	}
+	if g.Stopped {
+		s.State = "stopped"
+	}
+	if g.UID >= 0 {
+		s.Owner = vmm.Owner(g.UID)
+	}
+	if s.Unseen == "" && g.Protected != "" {
+		s.Unseen = "its memory is kept from the host (" + g.Protected + ")"
+	}
+	return Entry{State: s, guest: g}
+}
+
+func byName(all []Entry) {
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+}
 
 func list(ended bool) ([]Entry, error) {
 	var all []Entry
@@ -81,7 +142,7 @@ func list(ended bool) ([]Entry, error) {
 			}
 		}
 	}
-	sort.SliceStable(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	byName(all)
 	return all, nil
 }
 
@@ -102,22 +163,28 @@ func read(dir string) (Entry, bool) {
 	return e, alive || e.State.State == Ended
 }
 
-// Find gives the running guest with this name, or with this unambiguous beginning of a name.
-func Find(name string) (*Entry, error) {
-	all, err := List()
-	if err != nil {
-		return nil, err
-	}
-	return find(all, name)
-}
+// Find gives the running guest with this name, or of this process, or with this unambiguous beginning of a name.
+func Find(name string) (*Entry, error) { return findIn(List, name) }
 
 // FindAny is Find, also among those that have ended and are kept.
-func FindAny(name string) (*Entry, error) {
-	all, err := ListAll()
+func FindAny(name string) (*Entry, error) { return findIn(ListAll, name) }
+
+// findIn looks among ours, and, where none has the very name, among others' too.
+func findIn(list func() ([]Entry, error), name string) (*Entry, error) {
+	all, err := list()
 	if err != nil {
 		return nil, err
 	}
-	return find(all, name)
+	for i := range all {
+		if all[i].Name == name {
+			return &all[i], nil
+		}
+	}
+	others, err := Others()
+	if err != nil {
+		return nil, err
+	}
+	return find(append(all, others...), name)
 }
 
 // Dir is the guest's directory.
@@ -125,6 +192,9 @@ func (e *Entry) Dir() string { return e.dir }
 
 // WaitGone waits until the guest's process has let go of its entry.
 func (e *Entry) WaitGone() error {
+	if e.guest != nil {
+		return e.foreign()
+	}
 	f, err := os.OpenFile(filepath.Join(e.dir, lockFile), unix.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -143,6 +213,9 @@ func (e *Entry) WaitGone() error {
 
 // Remove removes what is kept of a guest that has ended.
 func (e *Entry) Remove() error {
+	if e.guest != nil {
+		return e.foreign()
+	}
 	making, err := lockTop(filepath.Dir(e.dir))
 	if err != nil {
 		return err
@@ -155,27 +228,47 @@ func (e *Entry) Remove() error {
 	return nil
 }
 
+func (e *Entry) foreign() error { return fmt.Errorf("%s: %w", e.Name, ErrForeign) }
+
+// find prefers the very name to a process's number, and that to a beginning of a name.
 func find(all []Entry, name string) (*Entry, error) {
-	var found []Entry
-	for _, e := range all {
-		if e.Name == name {
-			return &e, nil
+	pid, _ := strconv.Atoi(name)
+	for _, is := range []func(*Entry) bool{
+		func(e *Entry) bool { return e.Name == name },
+		func(e *Entry) bool { return pid > 0 && e.PID == pid && e.State.State != Ended },
+		func(e *Entry) bool { return name != "" && strings.HasPrefix(e.Name, name) },
+	} {
+		var found []*Entry
+		for i := range all {
+			if is(&all[i]) {
+				found = append(found, &all[i])
+			}
 		}
-		if name != "" && strings.HasPrefix(e.Name, name) {
-			found = append(found, e)
+		switch {
+		case len(found) == 1:
+			return found[0], nil
+		case len(found) > 1:
+			return nil, which(name, found)
 		}
 	}
-	switch len(found) {
-	case 0:
-		return nil, fmt.Errorf("%q: no such guest: see vitrine ls", name)
-	case 1:
-		return &found[0], nil
-	}
-	names := make([]string, 0, 4)
+	return nil, fmt.Errorf("%q: no such guest: see vitrine ls", name)
+}
+
+// which asks back.
+func which(name string, found []*Entry) error {
+	var names []string
 	for _, e := range found[:min(len(found), 4)] {
-		names = append(names, e.Name)
+		if e.Name == name {
+			names = append(names, strconv.Itoa(e.PID))
+		} else {
+			names = append(names, e.Name)
+		}
 	}
-	return nil, fmt.Errorf("%q: is it %s? Give more of the name", name, strings.Join(names, ", "))
+	help := "Give more of the name"
+	if found[0].Name == name {
+		help = "Several have the name: give the process"
+	}
+	return fmt.Errorf("%q: is it %s? %s", name, strings.Join(names, ", "), help)
 }
 
 // locked tells whether a process holds the lock on path. It only asks: a lock that was tried and let go would look, to others

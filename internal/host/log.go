@@ -72,6 +72,9 @@ type LogReader struct {
 
 // OpenLog opens one of the guest's logs for reading.
 func (e *Entry) OpenLog(name string) (*LogReader, error) {
+	if e.guest != nil {
+		return nil, e.foreign()
+	}
 	f, err := os.OpenFile(filepath.Join(e.dir, name), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%s has no %s", e.Name, name)

@@ -24,11 +24,13 @@ const policy = `
 	internal/initramfs <
 	internal/kernel   < internal/initramfs
 	internal/agent    <
-	internal/host     <
+	internal/cgroup   <
+	internal/host     < internal/cgroup
+	internal/host/foreign < internal/guest, internal/host, internal/hv, internal/mem, internal/x86
 	internal/transfer <
 	internal/confine  <
 	internal/control  < internal/host, internal/mem, internal/x86
-	internal/guest    < internal/mem, internal/x86
+	internal/guest    < internal/cgroup, internal/mem, internal/x86
 	internal/guest/guesttest < ., internal/guest, internal/kernel, internal/mem, internal/unwind, internal/x86
 	internal/unwind   < internal/guest, internal/mem, internal/x86
 	internal/perf     < internal/guest

@@ -72,17 +72,10 @@ func (v *VCPU) readRegs(r *x86.Regs) error {
 	if _, err := ioctlAt(v.fd, getSRegs, &s); err != nil {
 		return v.wrap("special registers", err)
 	}
-	*r = x86.Regs{RIP: g.rip, RFLAGS: g.rflags, CR0: s.cr0, CR2: s.cr2, CR3: s.cr3, CR4: s.cr4, EFER: s.efer}
+	fillRegs(r, &g, &s)
 	if r.CR8 = v.io.CR8(); v.vm.chip {
 		r.CR8 = s.cr8
 	}
-	for i, p := range g.list() {
-		r.GPR[i] = *p
-	}
-	for _, p := range segments(&s, r) {
-		p.k.get(p.x)
-	}
-	r.GDTR, r.IDTR = x86.Table{Base: s.gdt.base, Limit: s.gdt.limit}, x86.Table{Base: s.idt.base, Limit: s.idt.limit}
 	for _, m := range []struct {
 		msr uint32
 		to  *uint64
@@ -94,6 +87,18 @@ func (v *VCPU) readRegs(r *x86.Regs) error {
 		*m.to = value
 	}
 	return nil
+}
+
+// fillRegs makes r of KVM's structures, without CR8.
+func fillRegs(r *x86.Regs, g *generalRegs, s *specialRegs) {
+	*r = x86.Regs{RIP: g.rip, RFLAGS: g.rflags, CR0: s.cr0, CR2: s.cr2, CR3: s.cr3, CR4: s.cr4, EFER: s.efer}
+	for i, p := range g.list() {
+		r.GPR[i] = *p
+	}
+	for _, p := range segments(s, r) {
+		p.k.get(p.x)
+	}
+	r.GDTR, r.IDTR = x86.Table{Base: s.gdt.base, Limit: s.gdt.limit}, x86.Table{Base: s.idt.base, Limit: s.idt.limit}
 }
 
 func (v *VCPU) wrap(what string, err error) error {
