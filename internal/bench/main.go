@@ -25,6 +25,7 @@ type bench struct {
 	qemu    string
 	kernel  *kernel.Kernel
 	runs    int
+	rows    string // of cpu: comma-separated parts of "class name", or all
 }
 
 // A measurement is one of those that can be asked for by name.
@@ -36,6 +37,7 @@ type measurement struct {
 // measurements are in the order in which all of them run.
 var measurements = []measurement{
 	{"boot", "CPU seconds from start to the guest's first user instruction, and resident memory then", (*bench).boot},
+	{"cpu", "rows of work beside native and each QEMU: integer, FP, SIMD, memory, kernel, code, programs", (*bench).cpu},
 	{"mips", "instructions a microsecond of CPU time on integer loops, interpreter", (*bench).mips},
 	{"fs", "file-system throughput from the host's page cache, beside QEMU and virtiofsd", (*bench).files},
 	{"net", "network throughput and connections, beside QEMU and its slirp", (*bench).network},
@@ -43,20 +45,21 @@ var measurements = []measurement{
 
 func main() {
 	runs := flag.Int("runs", 5, "runs of each side")
+	rows := flag.String("rows", "", "of cpu: only rows whose \"class name\" contains one of these, comma-separated")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: ./dev bench [-runs N] [MEASUREMENT…]")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: ./dev bench [-runs N] [-rows ROWS] [MEASUREMENT…]")
 		for _, m := range measurements {
 			fmt.Fprintf(flag.CommandLine.Output(), "  %-8s %s\n", m.name, m.about)
 		}
 	}
 	flag.Parse()
-	if err := run(*runs, flag.Args()); err != nil {
+	if err := run(*runs, *rows, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(runs int, names []string) error {
+func run(runs int, rows string, names []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	dir, err := os.MkdirTemp("", "vitrine-bench-")
@@ -64,7 +67,7 @@ func run(runs int, names []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{ctx: ctx, dir: dir, vitrine: filepath.Join(dir, "vitrine"), runs: max(1, runs)}
+	b := &bench{ctx: ctx, dir: dir, vitrine: filepath.Join(dir, "vitrine"), runs: max(1, runs), rows: rows}
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.vitrine, "./cmd/vitrine").CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}
