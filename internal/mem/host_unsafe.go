@@ -9,12 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func mapMemfd(name string, size uint64) (int, []byte, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+func mapMemfd(name string, size uint64, huge Huge) (int, []byte, error) {
+	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	if huge == HugePool {
+		flags |= unix.MFD_HUGETLB | unix.MFD_HUGE_2MB
+	}
+	fd, err := unix.MemfdCreate(name, flags)
 	if err != nil {
 		return -1, nil, err
 	}
-	host, err := mapSealed(fd, size)
+	host, err := mapSealed(fd, size, huge)
 	if err != nil {
 		unix.Close(fd)
 		return -1, nil, err
@@ -22,7 +26,7 @@ func mapMemfd(name string, size uint64) (int, []byte, error) {
 	return fd, host, nil
 }
 
-func mapSealed(fd int, size uint64) ([]byte, error) {
+func mapSealed(fd int, size uint64, huge Huge) ([]byte, error) {
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		return nil, err
 	}
@@ -30,7 +34,15 @@ func mapSealed(fd int, size uint64) ([]byte, error) {
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
 		return nil, err
 	}
-	return unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	flags := unix.MAP_SHARED
+	if huge != HugePool { // whose pages must be there: where one is missing at its first touch, the process is ended
+		flags |= unix.MAP_NORESERVE
+	}
+	host, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, flags)
+	if err == nil && huge == HugeAsked {
+		unix.Madvise(host, unix.MADV_HUGEPAGE) // a wish
+	}
+	return host, err
 }
 
 func unmap(fd int, host []byte) error {

@@ -54,6 +54,7 @@ type Memory struct {
 	host    []byte // the whole file, mapped
 	regions []Region
 	low     uint64 // bytes below the hole; the rest starts at HoleEnd
+	huge    Huge
 
 	code     []atomic.Uint64 // a bit a page of the file: a CPU holds decoded code of it
 	dirty    []atomic.Uint64 // a bit a page of the file: written since the last log
@@ -72,18 +73,31 @@ func Layout(size uint64) []Region {
 	}
 }
 
-// New makes size bytes of zeroed RAM, a multiple of PageSize. Pages take host memory when first touched.
+// New makes size bytes of zeroed RAM, a multiple of PageSize. Pages take host memory when first touched, huge ones where the host has shared memory
+// use them.
 func New(size uint64) (*Memory, error) {
 	if size == 0 || size%PageSize != 0 {
 		return nil, fmt.Errorf("mem: size %d is not a positive multiple of %d", size, PageSize)
 	}
-	fd, host, err := mapMemfd("vitrine-ram", size)
+	return newMemory(size, shmemHuge())
+}
+
+// NewPooled is New with huge pages of the host's pool (hugetlbfs), all of them taken at once. size is a multiple of HugeSize.
+func NewPooled(size uint64) (*Memory, error) {
+	if size == 0 || size%HugeSize != 0 {
+		return nil, fmt.Errorf("mem: size %d is not a positive multiple of %d", size, HugeSize)
+	}
+	return newMemory(size, HugePool)
+}
+
+func newMemory(size uint64, huge Huge) (*Memory, error) {
+	fd, host, err := mapMemfd("vitrine-ram", size, huge)
 	if err != nil {
 		return nil, fmt.Errorf("mem: %d MiB of guest memory: %w", size>>20, err)
 	}
 	words := (size/PageSize + 63) / 64
 	return &Memory{
-		fd: fd, host: host, regions: Layout(size), low: min(size, uint64(HoleStart)),
+		fd: fd, host: host, regions: Layout(size), low: min(size, uint64(HoleStart)), huge: huge,
 		code: make([]atomic.Uint64, words), dirty: make([]atomic.Uint64, words),
 	}, nil
 }
