@@ -126,6 +126,7 @@ type State struct {
 	DR        [8]uint64
 	MSR       map[uint32]uint64 // every MSR that is not a field here
 	TSC       uint64            // at the moment of the call
+	TSCHz     uint64            // its rate; 0: the backend's own
 	MP        MPState
 	Pending   Event
 	NMI       bool // an NMI is pending
