@@ -71,7 +71,13 @@ type Sampler interface {
 	Sample(r *x86.Regs) bool
 }
 
-// A Counter is a VCPU that counts what it does: instructions, exits by cause, TLB misses…
+// A Pausable is a VCPU whose guest can be told that it was paused.
+type Pausable interface {
+	// Paused is called on the CPU's goroutine before it goes on.
+	Paused()
+}
+
+// A Counter is a VCPU, or a VM, that counts what it does: instructions, exits by cause, TLB misses…
 type Counter interface {
 	// Counters calls fn with each counter's name and value; from any goroutine, values at most a block of code old.
 	Counters(fn func(name string, value uint64))
@@ -100,4 +106,29 @@ type IRQChip interface {
 	ChipState() ([]byte, error)
 	// SetChipState puts back what ChipState gave.
 	SetChipState([]byte) error
+}
+
+// A Doorbeller is a VM whose guest can tell a device something without leaving the guest's code for long: a write to a doorbell's address
+// adds 1 to an event counter (eventfd(2)) and does not reach IO.
+type Doorbeller interface {
+	// AddDoorbell makes writes of any width at a ring fd, which stays the caller's. It may be called from any goroutine.
+	AddDoorbell(a mem.Addr, fd int) error
+	// RemoveDoorbell ends what AddDoorbell began with the same arguments.
+	RemoveDoorbell(a mem.Addr, fd int) error
+}
+
+// A Messenger is an [IRQChip] that keeps message-signalled interrupts ready to be sent.
+type Messenger interface {
+	// NewMessage makes a message that goes nowhere yet. It may be called from any goroutine, as a Message's methods.
+	NewMessage() (Message, error)
+}
+
+// A Message is one message-signalled interrupt.
+type Message interface {
+	// Set says what is sent: data to addr.
+	Set(addr uint64, data uint32) error
+	// Send sends it, as [IRQChip] SignalMSI does.
+	Send()
+	// Close frees it; Set and Send are not called afterwards.
+	Close() error
 }

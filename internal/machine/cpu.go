@@ -9,6 +9,7 @@ import (
 	"vitrine.dev/vitrine/internal/machine/irq"
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/x86"
+	"vitrine.dev/vitrine/internal/x86/mmu"
 )
 
 // A cpu is one processor and the thread that runs it. Its [irq.CPU] methods are called with devices' locks held.
@@ -76,9 +77,18 @@ func (c *cpu) loop() error {
 		case hv.Halted:
 			c.bell.wait(seen)
 		case hv.Shutdown:
-			c.m.run.end(Exit{Reason: TripleFault, CPU: c.id})
+			c.m.run.crash(c.crash())
 		}
 	}
+}
+
+// crash describes the processor after a triple fault.
+func (c *cpu) crash() *hv.Failure {
+	f := &hv.Failure{CPU: c.id, Fault: hv.Crash, What: "triple fault"}
+	if c.copyRegisters(&f.Regs) == nil {
+		f.Code = mmu.Code(c.m.ram, &f.Regs)
+	}
+	return f
 }
 
 // events does what INIT and SIPI ask for, and tells whether the processor runs.

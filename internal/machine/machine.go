@@ -120,6 +120,9 @@ func (m *Machine) build(cfg Config) error {
 		lines[i] = m.chips.GSI(layout.PCIIRQ + i)
 	}
 	m.pci = pci.New(&m.mmio, lines)
+	if d, ok := m.vm.(hv.Doorbeller); ok {
+		m.pci.UseDoorbells(d)
+	}
 	m.devices = append(m.devices, m.chips)
 	if err := m.buildChipset(cfg); err != nil {
 		return err

@@ -43,6 +43,7 @@ type control struct {
 	started bool
 	ended   bool
 	exit    Exit
+	failure *hv.Failure // the triple fault in exit
 	paused  bool
 	running int           // threads that are not parked
 	done    chan struct{} // closed when ended
@@ -55,13 +56,18 @@ func (r *control) init() {
 }
 
 // end ends the machine; the first call counts. Devices call it with their lock held.
-func (r *control) end(e Exit) {
+func (r *control) end(e Exit) { r.endBy(e, nil) }
+
+// crash ends the machine by a triple fault.
+func (r *control) crash(f *hv.Failure) { r.endBy(Exit{Reason: TripleFault, CPU: f.CPU}, f) }
+
+func (r *control) endBy(e Exit, f *hv.Failure) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
 		return
 	}
-	r.ended, r.exit = true, e
+	r.ended, r.exit, r.failure = true, e, f
 	close(r.done)
 	r.alert()
 }
@@ -86,6 +92,9 @@ func (r *control) proceed(c *cpu) bool {
 			r.changed.Wait()
 		}
 		r.running++
+		if p, ok := c.vcpu.(hv.Pausable); ok {
+			p.Paused()
+		}
 	}
 	return !r.ended
 }
@@ -155,6 +164,13 @@ func (m *Machine) flush(ctx context.Context) {
 // Stop ends the machine as if its plug were pulled. It may be called from any goroutine, at any time.
 func (m *Machine) Stop() { m.run.end(Exit{Reason: Stopped}) }
 
+// Failure is the CPU that ended the machine by a triple fault, as it stood then, or nil.
+func (m *Machine) Failure() *hv.Failure {
+	m.run.mu.Lock()
+	defer m.run.mu.Unlock()
+	return m.run.failure
+}
+
 // Done is closed when the machine has ended.
 func (m *Machine) Done() <-chan struct{} { return m.run.done }
 
@@ -211,6 +227,13 @@ func (m *Machine) Sample(i int, r *x86.Regs) bool {
 // Counters calls fn with the counters of CPU i, if it counts.
 func (m *Machine) Counters(i int, fn func(name string, value uint64)) {
 	if c, ok := m.cpus[i].vcpu.(hv.Counter); ok {
+		c.Counters(fn)
+	}
+}
+
+// VMCounters calls fn with the counters of the whole virtual machine, if the backend has some.
+func (m *Machine) VMCounters(fn func(name string, value uint64)) {
+	if c, ok := m.vm.(hv.Counter); ok {
 		c.Counters(fn)
 	}
 }

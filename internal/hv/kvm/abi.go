@@ -22,12 +22,13 @@ const (
 	setRegs             = 0x4090AE82
 	getSRegs            = 0x8138AE83
 	setSRegs            = 0x4138AE84
-	translate           = 0xC018AE85
 	createIRQChip       = 0xAE60
 	getIRQChip          = 0xC208AE62
 	setIRQChip          = 0x8208AE63
 	irqLineStatus       = 0xC008AE67
 	setGSIRouting       = 0x4008AE6A
+	irqFD               = 0x4020AE76
+	ioEventFD           = 0x4040AE79
 	interrupt           = 0x4004AE86
 	getMSRs             = 0xC008AE88
 	setMSRs             = 0x4008AE89
@@ -41,6 +42,7 @@ const (
 	setVCPUEvents       = 0x4040AEA0
 	getDebugRegs        = 0x8080AEA1
 	setDebugRegs        = 0x4080AEA2
+	setTSCKHz           = 0xAEA2
 	getTSCKHz           = 0xAEA3
 	enableCap           = 0x4068AEA3
 	getXSave            = 0x9000AEA4
@@ -48,6 +50,7 @@ const (
 	setXSave            = 0x5000AEA5
 	getXCRs             = 0x8188AEA6
 	setXCRs             = 0x4188AEA7
+	kvmClockCtrl        = 0xAEAD
 	setMSRFilter        = 0x4188AEC6
 	getStatsFD          = 0xAECE
 	getXSave2           = 0x9000AECF
@@ -59,15 +62,20 @@ const (
 // Capabilities.
 const (
 	capUserMemory    = 3
+	capIRQFD         = 32
+	capIOEventFD     = 36
 	capVCPUEvents    = 41
 	capDebugRegs     = 50
 	capXSave         = 55
+	capTSCControl    = 60
 	capXCRs          = 56
 	capMaxVCPUs      = 66
+	capAnyLength     = 122 // of an ioeventfd
 	capImmediateExit = 136
 	capUserSpaceMSR  = 188
 	capMSRFilter     = 189
 	capXSave2        = 208
+	capSysAttributes = 209
 	capPMU           = 212
 )
 
@@ -248,12 +256,6 @@ type capability struct {
 	cap, flags uint32
 	args       [4]uint64
 	_          [64]uint8
-}
-
-type translation struct {
-	linear, physical       uint64
-	valid, writeable, user uint8
-	_                      [5]uint8
 }
 
 type clockData struct {

@@ -34,3 +34,6 @@ func (v *VCPU) Counters(fn func(name string, value uint64)) {
 	}
 	v.stats.each(fn)
 }
+
+// Counters implements [hv.Counter]: KVM's own statistics of the machine. It is not called after Close.
+func (v *VM) Counters(fn func(name string, value uint64)) { v.stats.each(fn) }

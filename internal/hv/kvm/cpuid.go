@@ -37,8 +37,9 @@ const (
 // TLB flushes that spare CPUs which do not run, and the promise that the clock is stable.
 const kvmFeatures = 1<<0 | 1<<1 | 1<<3 | 1<<5 | 1<<9 | 1<<24
 
-// chipFeatures are those that a LAPIC in the kernel adds: ends of interrupts without an exit, waking and yielding to other CPUs, IPIs to many at once.
-const chipFeatures = 1<<6 | 1<<7 | 1<<11 | 1<<13
+// chipFeatures are those that a LAPIC in the kernel adds: page faults of the host's that the guest can work around, told by interrupt too; ends of
+// interrupts without an exit; waking and yielding to other CPUs; IPIs to many at once; a guest that polls before it halts tells the host not to.
+const chipFeatures = 1<<4 | 1<<6 | 1<<7 | 1<<11 | 1<<12 | 1<<13 | 1<<14
 
 // hidden are the bits that guests do not see.
 var hidden = []struct {
@@ -60,8 +61,8 @@ var hidden = []struct {
 // dropped are leaves that guests do not have: topology and frequencies, made anew; SGX; processor trace; branch records; SVM; performance monitoring.
 var dropped = []uint32{0xB, 0x1F, 0x80000026, 0x15, 0x16, 0x12, 0x14, 0x1C, 0x8000000A, 0x23, 0x80000022}
 
-// guestCPUID is CPU id's of n; chip tells that its LAPIC is in the kernel.
-func (b *Backend) guestCPUID(id, n int, chip bool) []cpuidEntry {
+// guestCPUID is CPU id's of n, whose time stamp counter has a rate of hz; chip tells that its LAPIC is in the kernel.
+func (b *Backend) guestCPUID(id, n int, hz uint64, chip bool) []cpuidEntry {
 	var out []cpuidEntry
 	for _, e := range b.cpuid {
 		if !slices.Contains(dropped, e.leaf) && e.leaf>>28 != leafHypervisor>>28 {
@@ -88,10 +89,10 @@ func (b *Backend) guestCPUID(id, n int, chip bool) []cpuidEntry {
 	if b.maxLeaf() >= 0x15 && b.vendor() == "GenuineIntel" {
 		// Linux computes the rate from these (native_calibrate_tsc) and the LAPIC timer's from the crystal, which is the machine's.
 		const crystal = 1_000_000_000
-		den, num := ratio(b.tscHz, crystal, (1<<32-1)/(crystal/1000))
+		den, num := ratio(hz, crystal, (1<<32-1)/(crystal/1000))
 		out = append(out, cpuidEntry{leaf: 0x15, a: uint32(den), b: uint32(num), c: crystal})
 	}
-	return append(out, b.paravirtual(chip)...)
+	return append(out, b.paravirtual(hz, chip)...)
 }
 
 // place says in e which of n CPUs it is.
@@ -133,7 +134,7 @@ func (b *Backend) place(e *cpuidEntry, id, n uint32, chip bool) {
 }
 
 // paravirtual is what KVM and we say of ourselves.
-func (b *Backend) paravirtual(chip bool) []cpuidEntry {
+func (b *Backend) paravirtual(hz uint64, chip bool) []cpuidEntry {
 	word := func(s string) uint32 { return binary.LittleEndian.Uint32([]byte(s)) }
 	wanted, features := uint32(kvmFeatures), uint32(0)
 	if chip {
@@ -147,7 +148,7 @@ func (b *Backend) paravirtual(chip bool) []cpuidEntry {
 	return []cpuidEntry{
 		{leaf: leafHypervisor, a: leafTiming, b: word("KVMK"), c: word("VMKV"), d: word("M\x00\x00\x00")},
 		{leaf: leafFeatures, a: features},
-		{leaf: leafTiming, a: uint32(b.tscHz / 1000), b: 1_000_000}, // kHz of the TSC and of the LAPIC timer
+		{leaf: leafTiming, a: uint32(hz / 1000), b: 1_000_000}, // kHz of the TSC and of the LAPIC timer
 	}
 }
 
@@ -192,7 +193,7 @@ func (v *VCPU) prepare() error {
 		return nil
 	}
 	var l cpuidList
-	entries := v.vm.b.guestCPUID(v.id, len(v.vm.cpus), v.vm.chip)
+	entries := v.vm.b.guestCPUID(v.id, len(v.vm.cpus), v.tscHz, v.vm.chip)
 	if len(entries) > maxCPUID {
 		return v.wrap("CPUID", fmt.Errorf("%d leaves", len(entries)))
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"vitrine.dev/vitrine/internal/x86"
 )
 
@@ -131,5 +133,21 @@ func fpuToArea(f *x86.FPU, area []byte, components uint64) {
 				le.PutUint64(area[ymmOffset+16*i+8*j:], y[2+j])
 			}
 		}
+	}
+}
+
+// xtileData is AMX's component, whose 8 KiB a process must ask for before its guests can have it.
+const (
+	xtileData        = 18
+	requestForGuests = 0x1025 // ARCH_REQ_XCOMP_GUEST_PERM
+)
+
+// permitComponents asks for what guests get only then. Where that is refused, they do without.
+func (b *Backend) permitComponents() {
+	if b.has(capSysAttributes) == 0 {
+		return
+	}
+	if has, err := guestComponents(b.fd); err == nil && has&(1<<xtileData) != 0 {
+		unix.Syscall(unix.SYS_ARCH_PRCTL, requestForGuests, xtileData, 0)
 	}
 }

@@ -6,10 +6,13 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
@@ -23,7 +26,8 @@ const codeAt = 0x1000
 
 // fakeIO is a machine whose ports count.
 type fakeIO struct {
-	onOut func(port uint16, p []byte)
+	onOut     func(port uint16, p []byte)
+	onPending func()
 
 	mu      sync.Mutex // guards what follows
 	outs    []uint32
@@ -75,8 +79,13 @@ func (f *fakeIO) ReadMSR(msr uint32) (uint64, error) {
 	return 0, errors.New("none")
 }
 func (f *fakeIO) WriteMSR(msr uint32, v uint64) error { return errors.New("none") }
-func (f *fakeIO) Pending() bool                       { return f.pending.Load() }
-func (f *fakeIO) TakeNMI() bool                       { return f.nmi.Swap(false) }
+func (f *fakeIO) Pending() bool {
+	if f.onPending != nil {
+		f.onPending()
+	}
+	return f.pending.Load()
+}
+func (f *fakeIO) TakeNMI() bool { return f.nmi.Swap(false) }
 func (f *fakeIO) Acknowledge() (uint8, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -313,19 +322,51 @@ func TestKickBeforeRunIsKept(t *testing.T) {
 	g.runTo(t, hv.Kicked)
 }
 
+// TestNoKickIsLost kicks a CPU at all points of its way into the guest and out: in each round the kicker waits a little longer or shorter, up to what
+// an exit takes. A kick that is lost hangs the test: nothing else gets the CPU out.
 func TestNoKickIsLost(t *testing.T) {
-	g := newGuest(t, 0xE4, 0x10, 0xEB, 0xFC) // in $0x10, %al; jmp
-	const kicks = 5000
-	taken := make(chan bool)
-	go func() {
-		for range kicks {
-			g.Kick()
-			<-taken // a lost one hangs here, and Run with it
-		}
-	}()
-	for range kicks {
+	const kicks = 1500
+	for _, c := range []struct {
+		name string
+		chip bool
+		code []byte
+	}{
+		{"at accesses", false, []byte{0xE4, 0x10, 0xEB, 0xFC}}, // in $0x10, %al; jmp
+		{"in a loop", false, []byte{0xEB, 0xFE}},               // jmp .
+		{"asleep", true, []byte{0xFA, 0xF4, 0xEB, 0xFD}},       // cli; hlt; jmp
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			withChip = c.chip
+			defer func() { withChip = false }()
+			g := newGuest(t, c.code...)
+			var round atomic.Int64
+			go func() {
+				for i := range int64(kicks) {
+					for n := 1; round.Load() != i+1; n++ {
+						if n%4096 == 0 {
+							unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // there may be one processor only
+						}
+					}
+					for range i * 37 % 1024 { // about a nanosecond each
+						round.Load()
+					}
+					g.Kick()
+				}
+			}()
+			for range kicks {
+				round.Add(1)
+				g.runTo(t, hv.Kicked)
+			}
+		})
+	}
+}
+
+// TestAKickBetweenTheLookAndTheEntryIsNotLost kicks where the signal comes too early and the look was too late: what is left is immediate_exit.
+func TestAKickBetweenTheLookAndTheEntryIsNotLost(t *testing.T) {
+	g := newGuest(t, 0xEB, 0xFE) // jmp .
+	for range 100 {
+		g.io.onPending = func() { g.io.onPending = nil; g.Kick() } // Run asks it behind its look at kicks
 		g.runTo(t, hv.Kicked)
-		taken <- true
 	}
 }
 
@@ -490,8 +531,8 @@ func TestFailuresTellRegistersAndCode(t *testing.T) {
 	}
 	g.ram.WriteAt(guestCode, codeAt)
 	_, err := g.Run()
-	var f *Failure
-	if !errors.As(err, &f) {
+	var f *hv.Failure
+	if !errors.As(err, &f) || f.Fault != hv.Emulation {
 		t.Fatalf("Run: %v", err)
 	}
 	if f.Regs.RIP != codeAt || !slices.Equal(f.Code[:len(guestCode)], guestCode) {
@@ -529,7 +570,7 @@ func TestCPUIDPlacesEachCPU(t *testing.T) {
 		t.Errorf("no leaf %#x.%d", leaf, sub)
 		return cpuidEntry{}
 	}
-	l := b.guestCPUID(2, 3, false)
+	l := b.guestCPUID(2, 3, b.tscHz, false)
 	if e := find(l, 1, 0); e.b != 2<<24|4<<16|8<<8 || e.c != 1<<31|1<<21|1<<24 || e.d != 1<<28 {
 		t.Errorf("leaf 1: %#x", e)
 	}
@@ -548,7 +589,7 @@ func TestCPUIDPlacesEachCPU(t *testing.T) {
 	if e := find(l, leafFeatures, 0); e.a != kvmFeatures {
 		t.Errorf("features %#x", e.a)
 	}
-	if e := find(b.guestCPUID(0, 1, false), 1, 0); e.d != 0 {
+	if e := find(b.guestCPUID(0, 1, b.tscHz, false), 1, 0); e.d != 0 {
 		t.Errorf("HTT with one CPU: %#x", e)
 	}
 }
@@ -711,5 +752,153 @@ func TestStateWithLAPICGoesToANewVM(t *testing.T) {
 	}
 	if err := h.vm.SetChipState(chip[1:]); err == nil {
 		t.Error("a state that is too short is taken")
+	}
+}
+
+func TestDoorbellsRingWithoutTheMachine(t *testing.T) {
+	g := newGuest(t,
+		0xB8, 0x00, 0xF0, 0x8E, 0xD8, // mov $0xF000, %ax; mov %ax, %ds
+		0xA2, 0x34, 0x12, 0xA3, 0x34, 0x12, // mov %al, 0x1234; mov %ax, 0x1234
+		0xA2, 0x38, 0x12, // mov %al, 0x1238
+		0xE6, 0x10, // out %al, $0x10
+		0xA2, 0x34, 0x12, // mov %al, 0x1234
+		0xF4,
+	)
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if !g.vm.b.bells {
+		t.Skip("this KVM has none")
+	}
+	if err := g.vm.AddDoorbell(0xF1234, fd); err != nil {
+		t.Fatal(err)
+	}
+	if g.vm.AddDoorbell(0xF1234, fd) == nil {
+		t.Error("two doorbells at one address")
+	}
+	g.io.onOut = func(uint16, []byte) {
+		if err := g.vm.RemoveDoorbell(0xF1234, fd); err != nil {
+			t.Error(err)
+		}
+	}
+	g.runTo(t, hv.Halted)
+	var n [8]byte
+	unix.Read(fd, n[:])
+	if n[0] != 2 {
+		t.Errorf("rung %d times, want twice", n[0])
+	}
+	if want := []mem.Addr{0xF1238, 0xF1234}; !slices.Equal(g.io.writes, want) {
+		t.Errorf("the machine saw writes at %#x, want %#x", g.io.writes, want)
+	}
+}
+
+func TestMessagesAreSentByEventCounters(t *testing.T) {
+	g := newChipGuest(t, 0xFA, 0xF4, 0xB0, 1, 0xE6, 0x10, 0xF4) // cli; hlt; out 1; hlt
+	g.ram.Store32(2*4, 0x1100)
+	g.ram.WriteAt([]byte{0xB0, 2, 0xE6, 0x10, 0xCF}, 0x1100) // out 2; iret
+	first, err := g.vm.NewMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := g.vm.NewMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Send() // goes nowhere
+	if err := errors.Join(first.Set(0xFEE00000, 0x40), m.Set(0xFEE00000, 0x41), m.Set(0xFEE00000, 4<<8)); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil { // the route of the other one moves in the table
+		t.Fatal(err)
+	}
+	g.io.onOut = func(_ uint16, p []byte) {
+		if p[0] == 1 {
+			g.Kick()
+		}
+	}
+	go func() {
+		g.awaitSleep()
+		m.Send() // an NMI to CPU 0
+	}()
+	g.runTo(t, hv.Kicked)
+	if want := []uint32{0x10_0002, 0x10_0001}; !slices.Equal(g.io.outs, want) {
+		t.Errorf("out: %#x, want %#x", g.io.outs, want)
+	}
+	again, err := g.vm.NewMessage()
+	if err != nil || again.(*message).gsi != first.(*message).gsi {
+		t.Errorf("the number of a closed message is not used again: %v", err)
+	}
+	if err := errors.Join(again.Close(), m.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestThereAreNoMoreMessagesThanRoutes(t *testing.T) {
+	g := newChipGuest(t)
+	g.vm.routes.next = ioPins + maxMessages
+	if _, err := g.vm.NewMessage(); err == nil {
+		t.Error("a message beyond the last number")
+	}
+}
+
+func TestCPUIDOffersWhatTheChipsAddOnlyWithThem(t *testing.T) {
+	b := &Backend{cpuid: []cpuidEntry{{leaf: 0, a: 1}, {leaf: leafFeatures, a: ^uint32(0)}}}
+	for _, chip := range []bool{false, true} {
+		for _, e := range b.guestCPUID(0, 1, 1e9, chip) {
+			want := uint32(kvmFeatures)
+			if chip {
+				want |= chipFeatures
+			}
+			if e.leaf == leafFeatures && e.a != want {
+				t.Errorf("with chips %v: features %#x, want %#x", chip, e.a, want)
+			}
+		}
+	}
+}
+
+func TestWhatCPUIDHidesIsNoMSR(t *testing.T) {
+	for _, chip := range []bool{false, true} {
+		make := newGuest
+		if chip {
+			make = newChipGuest
+		}
+		g := make(t,
+			0x66, 0xB9, 0x17, 0x01, 0x01, 0xC0, // mov $0xC0010117, %ecx: VM_HSAVE_PA
+			0x0F, 0x32, // rdmsr
+			0xB0, 1, 0xE6, 0x10, 0xF4, // out 1; hlt
+		)
+		if g.vm.b.has(capMSRFilter) == 0 || g.vm.b.vendor() != "AuthenticAMD" {
+			t.Skip("this KVM has no MSR filter, or none of the MSR")
+		}
+		g.ram.Store32(13*4, 0x1100)
+		g.ram.WriteAt([]byte{0xB0, 13, 0xE6, 0x10, 0xF4}, 0x1100) // out 13; hlt
+		g.io.onOut = func(uint16, []byte) { g.Kick() }
+		g.runTo(t, hv.Kicked)
+		if want := []uint32{0x10_000D}; !slices.Equal(g.io.outs, want) {
+			t.Errorf("with chips %v: out %#x, want #GP", chip, g.io.outs)
+		}
+	}
+}
+
+func TestTSCOfAnotherRateIsScaledOrRefused(t *testing.T) {
+	g := newChipGuest(t, 0xF4)
+	s := g.state(t)
+	if s.TSCHz != g.vm.b.tscHz {
+		t.Errorf("the state's rate is %d, want %d", s.TSCHz, g.vm.b.tscHz)
+	}
+	s.TSCHz += s.TSCHz / 100_000 // 10 ppm: the same
+	if err := g.SetState(s); err != nil || g.tscHz != g.vm.b.tscHz {
+		t.Errorf("a rate that is nearly the same: %v, %d", err, g.tscHz)
+	}
+	h := newChipGuest(t, 0xF4)
+	s.TSCHz = g.vm.b.tscHz / 2
+	err := h.SetState(s)
+	switch scales := g.vm.b.has(capTSCControl) != 0; {
+	case scales && (err != nil || h.tscHz != s.TSCHz):
+		t.Errorf("this host scales, and says %v, %d", err, h.tscHz)
+	case !scales && (err == nil || !strings.Contains(err.Error(), "MHz")):
+		t.Errorf("this host does not scale, and says %v", err)
 	}
 }

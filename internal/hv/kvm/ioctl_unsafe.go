@@ -51,8 +51,8 @@ func dirtyBitmap(vm int, slot uint32, bitmap []uint64) error {
 	return err
 }
 
-// filterMSRs makes accesses to single MSRs exits of their own.
-func filterMSRs(vm int, msrs []uint32) error {
+// filterMSRs denies accesses to MSRs: each is #GP, or an exit where the VM has such.
+func filterMSRs(vm int, ranges []msrRange) error {
 	type span struct {
 		flags, n, base uint32
 		bitmap         unsafe.Pointer
@@ -61,9 +61,12 @@ func filterMSRs(vm int, msrs []uint32) error {
 		flags uint32
 		spans [16]span
 	}
-	denied := new(uint64)
-	for i, msr := range msrs {
-		filter.spans[i] = span{flags: 1 | 2, n: 1, base: msr, bitmap: unsafe.Pointer(denied)} // reads and writes
+	denied := new([1536 / 8]byte) // KVM_MSR_FILTER_MAX_BITMAP_SIZE is larger
+	for i, r := range ranges {
+		if r.n > uint32(len(denied))*8 {
+			panic("BUG: kvm: a range of MSRs that is too long")
+		}
+		filter.spans[i] = span{flags: 1 | 2, n: r.n, base: r.first, bitmap: unsafe.Pointer(denied)} // reads and writes
 	}
 	_, err := ioctlAt(vm, setMSRFilter, &filter)
 	return err
@@ -79,6 +82,18 @@ func tscOffset(cpu int) (uint64, error) {
 	}{addr: unsafe.Pointer(offset)}
 	_, err := ioctlAt(cpu, getDeviceAttr, &attr)
 	return *offset, err
+}
+
+// guestComponents are the XSAVE components that KVM can give a guest whose process was permitted them (Documentation/arch/x86/xstate.rst).
+func guestComponents(kvm int) (uint64, error) {
+	components := new(uint64)
+	attr := struct {
+		flags, group uint32
+		attr         uint64
+		addr         unsafe.Pointer
+	}{addr: unsafe.Pointer(components)}
+	_, err := ioctlAt(kvm, getDeviceAttr, &attr)
+	return *components, err
 }
 
 // xsaveRequest reads or writes a whole XSAVE area, whose size is KVM_CAP_XSAVE2's.

@@ -20,19 +20,6 @@ const (
 	ioPins   = 24
 )
 
-type route struct {
-	gsi, kind, flags, _ uint32
-	chip, pin           uint32
-	_                   [6]uint32
-}
-
-const routeToChip = 1
-
-type routing struct {
-	n, _    uint32
-	entries [ioPins + 16]route
-}
-
 type irqLevel struct {
 	irq   uint32
 	level int32 // in: the level; out: 0 where an edge merged into one that waits
@@ -53,25 +40,8 @@ func (v *VM) CreateIRQChip() error {
 	if _, err := ioctl(v.fd, createIRQChip, 0); err != nil {
 		return fmt.Errorf("kvm: interrupt controllers: %w", err)
 	}
-	// The board's wires, not KVM's own idea of them, which has the timer at pin 0.
-	var r routing
-	add := func(gsi, chip, pin int) {
-		r.entries[r.n] = route{gsi: uint32(gsi), kind: routeToChip, chip: uint32(chip), pin: uint32(pin)}
-		r.n++
-	}
-	for gsi := range ioPins {
-		switch {
-		case gsi == 2:
-			add(gsi, chipPICMaster, 0)
-		case gsi > 0 && gsi < 8:
-			add(gsi, chipPICMaster, gsi)
-		case gsi >= 8 && gsi < 16:
-			add(gsi, chipPICSlave, gsi-8)
-		}
-		add(gsi, chipIOAPIC, gsi)
-	}
-	if _, err := ioctlAt(v.fd, setGSIRouting, &r); err != nil {
-		return fmt.Errorf("kvm: interrupt routes: %w", err)
+	if err := v.routes.wire(v.fd); err != nil {
+		return err
 	}
 	v.chip = true
 	return nil

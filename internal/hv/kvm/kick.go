@@ -49,6 +49,9 @@ func (v *VCPU) close() error {
 	return errors.Join(unix.Munmap(v.area), v.stats.close(), unix.Close(v.fd))
 }
 
+// Paused implements [hv.Pausable]: a guest with kvm-clock is told not to take the time that went by for a hang (KVM_KVMCLOCK_CTRL). One without refuses.
+func (v *VCPU) Paused() { ioctl(v.fd, kvmClockCtrl, 0) }
+
 // enter notes that this thread is in Run.
 func (v *VCPU) enter() {
 	v.mu.Lock()

@@ -7,6 +7,7 @@ package kvm
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ type Backend struct {
 	broken  error  // why it is no good for stock kernels
 	xcrs    bool   // the host has XSAVE, and XCR0
 	ownMSRs bool   // accesses to single MSRs can be had as exits
+	bells   bool   // event counters for writes of any width
 	cpuid   []cpuidEntry
 }
 
@@ -30,8 +32,11 @@ var (
 	_ hv.Backend     = (*Backend)(nil)
 	_ hv.DirtyLogger = (*VM)(nil)
 	_ hv.IRQChip     = (*VM)(nil)
+	_ hv.Messenger   = (*VM)(nil)
+	_ hv.Doorbeller  = (*VM)(nil)
 	_ hv.Sampler     = (*VCPU)(nil)
 	_ hv.Counter     = (*VCPU)(nil)
+	_ hv.Counter     = (*VM)(nil)
 )
 
 // Name implements [hv.Backend].
@@ -49,6 +54,8 @@ type VM struct {
 	xsave   int  // bytes of a CPU's XSAVE area
 	chip    bool // interrupt controllers are in the kernel
 	logging bool
+	routes  routes
+	stats   *stats // KVM's own; nil where it has none
 
 	find    sync.Once // by the first CPU that is prepared
 	findErr error
@@ -61,6 +68,9 @@ func newVM(kvm int) (int, error) {
 	vm, err := ioctl(kvm, createVM, 0)
 	for errors.Is(err, unix.EINTR) {
 		vm, err = ioctl(kvm, createVM, 0)
+	}
+	if errors.Is(err, unix.EBUSY) {
+		return -1, errors.New("/dev/kvm: something else has the processor's virtualization: end other hypervisors")
 	}
 	if err != nil {
 		return -1, fmt.Errorf("/dev/kvm: a machine cannot be made: %w", err)
@@ -77,7 +87,7 @@ func (b *Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &VM{b: b, fd: fd, ram: ram, xsave: 4096}
+	v := &VM{b: b, fd: fd, ram: ram, xsave: 4096, stats: openStats(fd)}
 	if err := v.setUp(); err != nil {
 		v.Close()
 		return nil, fmt.Errorf("kvm: %w", err)
@@ -98,16 +108,29 @@ func (v *VM) setUp() error {
 	return nil
 }
 
-// filter makes exits of the MSRs that are the machine's, where it has the LAPICs.
+// A msrRange is n MSRs from first on.
+type msrRange struct{ first, n uint32 }
+
+// hiddenMSRs belong to what CPUID hides: VMX's abilities, Hyper-V, SVM. KVM answers for some of them all the same.
+var hiddenMSRs = []msrRange{{0x480, 0x14}, {msrHyperV, msrHyperVEnd - msrHyperV}, {0xC0010114, 5}}
+
+// machineMSRs are the machine's where it has the LAPICs. x2APIC's cannot be filtered; with no LAPIC in the kernel they are invalid to it, which is an
+// exit as well.
+var machineMSRs = []msrRange{{msrAPICBase, 1}, {msrTSCDeadline, 1}}
+
+// filter hides MSRs, and makes exits of those that are the machine's.
 func (v *VM) filter() error {
-	if v.chip || !v.b.ownMSRs {
+	ranges := hiddenMSRs
+	switch {
+	case v.b.has(capMSRFilter) == 0:
 		return nil
+	case !v.chip && v.b.ownMSRs:
+		if err := v.enable(capUserSpaceMSR, msrInvalid|msrFiltered); err != nil {
+			return fmt.Errorf("MSR exits: %w", err)
+		}
+		ranges = append(slices.Clone(ranges), machineMSRs...)
 	}
-	if err := v.enable(capUserSpaceMSR, msrInvalid|msrFiltered); err != nil {
-		return fmt.Errorf("MSR exits: %w", err)
-	}
-	// x2APIC's MSRs cannot be filtered; with no LAPIC in the kernel they are invalid to it, which is an exit as well.
-	if err := filterMSRs(v.fd, []uint32{msrAPICBase, msrTSCDeadline}); err != nil {
+	if err := filterMSRs(v.fd, ranges); err != nil {
 		return fmt.Errorf("MSR filter: %w", err)
 	}
 	return nil
@@ -137,7 +160,7 @@ func (v *VM) NewVCPU(id int, io hv.IO) (hv.VCPU, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("kvm: CPU %d: %w", id, err)
 	}
-	c := &VCPU{vm: v, id: id, fd: fd, io: io, area: area, page: view[runPage](area), xsave: make([]byte, v.xsave), stats: openStats(fd)}
+	c := &VCPU{vm: v, id: id, fd: fd, io: io, area: area, page: view[runPage](area), tscHz: v.b.tscHz, xsave: make([]byte, v.xsave), stats: openStats(fd)}
 	v.cpus = append(v.cpus, c)
 	return c, nil
 }
@@ -150,7 +173,7 @@ func (v *VM) Close() error {
 	}
 	v.cpus = nil
 	if v.fd >= 0 {
-		errs = append(errs, unix.Close(v.fd))
+		errs = append(errs, v.stats.close(), unix.Close(v.fd))
 		v.fd = -1
 	}
 	return errors.Join(errs...)

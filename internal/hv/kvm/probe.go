@@ -3,7 +3,6 @@ package kvm
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"runtime"
 	"time"
 	"unsafe"
@@ -16,15 +15,12 @@ var ErrBroken = errors.New("/dev/kvm cannot run a stock kernel")
 
 // Open opens /dev/kvm. Its error says in a line why that cannot be used, and what can be done about it. What is opened may still be no good for
 // stock kernels: [Backend.Stock] tells.
-func Open() (*Backend, error) {
-	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, errors.New("no /dev/kvm here")
-	case errors.Is(err, fs.ErrPermission):
-		return nil, errors.New("no permission for /dev/kvm (sudo usermod -aG kvm $USER, then log in anew)")
-	case err != nil:
-		return nil, fmt.Errorf("/dev/kvm: %w", err)
+func Open() (*Backend, error) { return open("/dev/kvm", "/proc/cpuinfo") }
+
+func open(path, cpuinfo string) (*Backend, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, explain(err, path, cpuinfo)
 	}
 	b := &Backend{fd: fd}
 	if err := b.look(); err != nil {
@@ -52,11 +48,13 @@ func (b *Backend) look() error {
 	}
 	b.xcrs = b.has(capXCRs) != 0
 	b.ownMSRs = b.has(capUserSpaceMSR) != 0 && b.has(capMSRFilter) != 0
+	b.bells = b.has(capIOEventFD) != 0 && b.has(capAnyLength) != 0
 	size, err := ioctl(b.fd, getVCPUMmapSize, 0)
 	if err != nil || size < 4096 {
 		return fmt.Errorf("/dev/kvm: %d bytes of CPU area: %w", size, err)
 	}
 	b.area = size
+	b.permitComponents()
 	if err := b.supportedCPUID(); err != nil {
 		return err
 	}

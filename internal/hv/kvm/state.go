@@ -110,7 +110,7 @@ func (v *VCPU) State(s *x86.State) error {
 	if err := v.prepare(); err != nil {
 		return err
 	}
-	*s = x86.State{}
+	*s = x86.State{TSCHz: v.tscHz}
 	if err := v.readRegs(&s.Regs); err != nil {
 		return err
 	}
@@ -158,6 +158,9 @@ func (v *VCPU) readEvents(s *x86.State) error {
 
 // SetState implements [hv.VCPU]. MSRs that s does not name stay.
 func (v *VCPU) SetState(s *x86.State) error {
+	if err := v.setRate(s.TSCHz); err != nil {
+		return err
+	}
 	if err := v.prepare(); err != nil {
 		return err
 	}

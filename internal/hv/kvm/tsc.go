@@ -1,6 +1,10 @@
 package kvm
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"time"
+)
 
 // rdtsc reads the host's time stamp counter.
 func rdtsc() uint64
@@ -28,5 +32,26 @@ func (v *VCPU) learnOffset() error {
 		offset = tsc - (before + (rdtsc()-before)/2)
 	}
 	v.offset.Store(offset)
+	return nil
+}
+
+// tolerance is how far two rates may differ and be the same, a part of so many: NTP slews a clock by up to 500 ppm, and Linux corrects 250 ppm of
+// the counter's rate without a word.
+const tolerance = 4000
+
+// setRate gives the guest's counter a rate, before the CPU is prepared; 0 is the host's.
+func (v *VCPU) setRate(hz uint64) error {
+	now := v.tscHz
+	if hz == 0 || max(hz, now)-min(hz, now) <= now/tolerance {
+		return nil
+	}
+	err := errors.New("and it cannot be scaled here")
+	if v.vm.chip && !v.prepared && v.vm.b.has(capTSCControl) != 0 {
+		_, err = ioctl(v.fd, setTSCKHz, uintptr(hz/1000))
+	}
+	if err != nil {
+		return v.wrap(fmt.Sprintf("the state's time stamp counter runs at %d MHz, this one at %d MHz", hz/1e6, now/1e6), err)
+	}
+	v.tscHz = hz
 	return nil
 }

@@ -25,6 +25,7 @@ type VCPU struct {
 	halted   bool   // HLT was executed: KVM, without a LAPIC of its own, would go on behind it
 	inIO     bool   // the next KVM_RUN completes an access
 	apicBase uint64 // KVM's idea of it, which has no effect
+	tscHz    uint64 // the guest's
 	tscRead  uint64 // the last State's
 	xsave    []byte
 	xcr0     uint64 // what XCR0 can be
@@ -106,7 +107,7 @@ func (v *VCPU) enterGuest() (interrupted bool, err error) {
 		return true, nil
 	}
 	if err != nil {
-		return false, v.failure(fmt.Sprintf("KVM_RUN: %v", err))
+		return false, v.failure(hv.Internal, fmt.Sprintf("KVM_RUN: %v", err))
 	}
 	began := rdtsc()
 	reason := v.page.reason
@@ -130,9 +131,9 @@ func (v *VCPU) serve(reason uint32) error {
 	case exitInternalError:
 		return v.internalError(view[internalExit](v.page.exit[:]))
 	case exitFailEntry:
-		return v.failure(fmt.Sprintf("the processor refused to enter the guest: hardware reason %#x", *view[uint64](v.page.exit[:])))
+		return v.failure(hv.Entry, fmt.Sprintf("the host's processor refuses to enter the guest (hardware reason %#x)", *view[uint64](v.page.exit[:])))
 	default:
-		return v.failure(fmt.Sprintf("KVM left the guest for reason %d, which it was not asked for", reason))
+		return v.failure(hv.Internal, fmt.Sprintf("KVM left the guest for reason %d, which it was not asked for", reason))
 	}
 	return nil
 }

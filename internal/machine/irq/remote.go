@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"vitrine.dev/vitrine/internal/hv"
+	"vitrine.dev/vitrine/internal/machine/bus"
 )
 
 // Remote is interrupt controllers that the backend has: the board's wires and messages end there. It is a [bus.MSI].
@@ -20,6 +21,16 @@ func NewRemote(chip hv.IRQChip) *Remote {
 		r.wires[gsi].drive = func(level bool) bool { return chip.SetLine(gsi, level) }
 	}
 	return r
+}
+
+// NewMessage implements [bus.Messenger].
+func (r *Remote) NewMessage() bus.Message {
+	if m, ok := r.IRQChip.(hv.Messenger); ok {
+		if message, err := m.NewMessage(); err == nil {
+			return message
+		}
+	}
+	return nil
 }
 
 // Save implements [bus.Stateful].

@@ -10,6 +10,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/machine/bus"
 	"vitrine.dev/vitrine/internal/machine/layout"
+	"vitrine.dev/vitrine/internal/mem"
 )
 
 // Slots is how many devices a bus has room for.
@@ -29,10 +30,17 @@ type Pauser interface {
 	Resume()
 }
 
+// A Ringer is a Function that can wait for event counters.
+type Ringer interface {
+	// UseDoorbells has the function call [Config.AddDoorbell]. It is called once, by Attach.
+	UseDoorbells() error
+}
+
 // Bus is bus 0. The host bridge is in slot 0.
 type Bus struct {
 	mmio  *bus.Bus
 	lines [layout.PCIIRQs]*wire
+	bells bus.Doorbeller // nil where the machine has none
 
 	mu        sync.Mutex // guards all below, and the mapping of BARs. Config.mu comes after it.
 	slots     [Slots]Function
@@ -51,6 +59,9 @@ func New(mmio *bus.Bus, lines [layout.PCIIRQs]bus.Line) *Bus {
 	return b
 }
 
+// UseDoorbells has event counters take the writes that [Config.AddDoorbell] is about. Call it before Attach.
+func (b *Bus) UseDoorbells(d bus.Doorbeller) { b.bells = d }
+
 // Attach puts f into the first free slot, gives its BARs addresses and turns memory decoding on, as firmware would.
 // Call it before a CPU runs.
 func (b *Bus) Attach(f Function) (slot int, err error) {
@@ -61,6 +72,11 @@ func (b *Bus) Attach(f Function) (slot int, err error) {
 	}
 	if slot == Slots {
 		return 0, errors.New("pci: no free slot")
+	}
+	if r, ok := f.(Ringer); ok && b.bells != nil {
+		if err := r.UseDoorbells(); err != nil {
+			return 0, fmt.Errorf("pci: %w", err)
+		}
 	}
 	c := f.Config()
 	c.mu.Lock()
@@ -128,6 +144,7 @@ func (b *Bus) remapLocked(cs ...*Config) {
 		for i := range c.bars {
 			r := &c.bars[i]
 			if a, on := c.barAddress(i); r.mapped && (!on || a != r.at) {
+				b.silence(c, i)
 				b.mmio.Unmap(r.at)
 				r.mapped = false
 			}
@@ -142,7 +159,28 @@ func (b *Bus) remapLocked(cs ...*Config) {
 					continue
 				}
 				r.at, r.mapped = a, true
+				b.hang(c, i)
 			}
+		}
+	}
+}
+
+// hang makes the doorbells in BAR i, which was just mapped, ring. One that cannot is the device's own register still.
+func (b *Bus) hang(c *Config, i int) {
+	for k := range c.bells {
+		d := &c.bells[k]
+		if a := c.bars[i].at + d.off; d.bar == i && b.bells != nil && b.bells.AddDoorbell(mem.Addr(a), d.fd) == nil {
+			d.at = a
+		}
+	}
+}
+
+// silence takes the doorbells in BAR i away.
+func (b *Bus) silence(c *Config, i int) {
+	for k := range c.bells {
+		if d := &c.bells[k]; d.bar == i && d.at != 0 {
+			b.bells.RemoveDoorbell(mem.Addr(d.at), d.fd)
+			d.at = 0
 		}
 	}
 }
@@ -169,11 +207,20 @@ func (b *Bus) Resume() {
 
 // Close closes every function that can be closed. No CPU may run.
 func (b *Bus) Close() error {
-	return b.each(func(f Function) error {
-		if c, ok := f.(io.Closer); ok {
-			return c.Close()
+	return b.each(func(f Function) (err error) {
+		c := f.Config()
+		b.mu.Lock()
+		for i := range c.bars {
+			b.silence(c, i)
 		}
-		return nil
+		b.mu.Unlock()
+		if f, ok := f.(io.Closer); ok {
+			err = f.Close()
+		}
+		if c.msix != nil {
+			err = errors.Join(err, c.msix.close())
+		}
+		return err
 	})
 }
 

@@ -64,6 +64,7 @@ type Config struct {
 	w1c   [spaceSize]byte // bits that the guest clears by writing 1
 	bars  [maxBARs]bar
 	wins  []window
+	bells []bell
 	msix  *MSIX
 	caps  int // where the next capability goes
 	last  int // the byte that points to it
@@ -80,6 +81,14 @@ type bar struct {
 	dev    bus.Device
 	at     uint64 // where it is mapped; of use while mapped
 	mapped bool
+}
+
+// bell is a register that only tells a device to look: writes to it are worth an event counter's 1.
+type bell struct {
+	bar int
+	off uint64
+	fd  int
+	at  uint64 // where it rings; 0 where it does not, so that writes reach the device
 }
 
 // window is a run of configuration bytes that a device answers.
@@ -145,6 +154,12 @@ func (c *Config) SetWritable(off, n int) {
 
 // SetWindow makes dev answer the n bytes at off. It is called without the lock held, so it may call Read.
 func (c *Config) SetWindow(off, n int, dev bus.Device) { c.wins = append(c.wins, window{off, n, dev}) }
+
+// AddDoorbell says that what is written at off of BAR i does not matter, only that it was: where the machine can, such a write adds 1 to the event
+// counter fd and does not reach the BAR's device. The counter stays the caller's, until after [Bus.Close].
+func (c *Config) AddDoorbell(i int, off uint64, fd int) {
+	c.bells = append(c.bells, bell{bar: i, off: off, fd: fd})
+}
 
 // UseINTA gives the function an interrupt pin, for [Config.SetINTx].
 func (c *Config) UseINTA() { c.space[regIntPin] = intA }

@@ -1,6 +1,7 @@
 package pci
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -26,7 +27,8 @@ type MSIX struct {
 	mu      sync.Mutex // taken after Config.mu
 	control uint16
 	table   []byte
-	pending []byte // the PBA: a bit a vector, whole 64-bit words
+	pending []byte        // the PBA: a bit a vector, whole 64-bit words
+	ready   []bus.Message // what the vectors that were unmasked send, where the machine keeps messages ready; else nil
 }
 
 // AddMSIX gives the function n interrupt vectors. The table and, in the second half, the PBA are all of BAR i.
@@ -34,7 +36,7 @@ func (c *Config) AddMSIX(i, n int, msi bus.MSI) *MSIX {
 	if n < 1 || n > msixMaxVectors {
 		panic(fmt.Sprintf("BUG: pci: %d MSI-X vectors", n))
 	}
-	m := &MSIX{n: n, msi: msi, table: make([]byte, n*msixTableEntry), pending: make([]byte, (n+63)/64*8)}
+	m := &MSIX{n: n, msi: msi, table: make([]byte, n*msixTableEntry), pending: make([]byte, (n+63)/64*8), ready: make([]bus.Message, n)}
 	for v := range n {
 		m.table[v*msixTableEntry+12] = msixMasked
 	}
@@ -80,7 +82,42 @@ func (m *MSIX) deliver(v int) {
 		return
 	}
 	m.pending[v/8] &^= 1 << (v % 8)
+	if r := m.ready[v]; r != nil {
+		r.Send()
+		return
+	}
 	m.msi.SignalMSI(le.Uint64(e), le.Uint32(e[8:]))
+}
+
+// prepare has v's message ready, if v can be sent now. m.mu is held.
+func (m *MSIX) prepare(v int) {
+	e := m.table[v*msixTableEntry:]
+	if m.control&msixEnable == 0 || e[12]&msixMasked != 0 {
+		return
+	}
+	if m.ready[v] == nil {
+		if k, ok := m.msi.(bus.Messenger); ok {
+			m.ready[v] = k.NewMessage()
+		}
+	}
+	if r := m.ready[v]; r != nil && r.Set(le.Uint64(e), le.Uint32(e[8:])) != nil {
+		r.Close()
+		m.ready[v] = nil
+	}
+}
+
+// close frees the messages.
+func (m *MSIX) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for v, r := range m.ready {
+		if r != nil {
+			errs = append(errs, r.Close())
+			m.ready[v] = nil
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (m *MSIX) setControl(control uint16) {
@@ -92,6 +129,7 @@ func (m *MSIX) setControl(control uint16) {
 	m.control = control
 	m.enabled.Store(control&msixEnable != 0)
 	for v := range m.n {
+		m.prepare(v)
 		m.deliver(v)
 	}
 }
@@ -127,6 +165,7 @@ func (m *msixBAR) Write(off uint64, p []byte) {
 		m.table[v*msixTableEntry] &^= 3 // message address bits 0 and 1 are zero
 		clear(m.table[v*msixTableEntry+13 : (v+1)*msixTableEntry])
 		m.table[v*msixTableEntry+12] &= msixMasked
+		m.prepare(v)
 		m.deliver(v)
 	}
 }
@@ -150,5 +189,8 @@ func (m *MSIX) setState(s MSIXState) error {
 	}
 	copy(m.table, s.Table)
 	copy(m.pending, s.Pending)
+	for v := range m.n {
+		m.prepare(v)
+	}
 	return nil
 }

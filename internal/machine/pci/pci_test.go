@@ -3,10 +3,14 @@ package pci
 import (
 	"bytes"
 	"encoding/gob"
+	"errors"
+	"maps"
+	"slices"
 	"testing"
 
 	"vitrine.dev/vitrine/internal/machine/bus"
 	"vitrine.dev/vitrine/internal/machine/layout"
+	"vitrine.dev/vitrine/internal/mem"
 )
 
 // testFunction has a 16 KiB BAR 0, a 64-bit BAR 2, MSI-X in BAR 1 and INTA.
@@ -238,6 +242,133 @@ func TestMSIXMasksAndPends(t *testing.T) {
 	if len(w.msi) != 2 || w.msi[1][1] != 0x40 {
 		t.Errorf("vector unmasked: %#x", w.msi)
 	}
+}
+
+// keeper is an MSI that keeps messages ready.
+type keeper struct {
+	msiLog
+	ready []*kept
+}
+
+type kept struct {
+	k      *keeper
+	to     [2]uint64
+	sets   int
+	closed bool
+}
+
+func (k *keeper) NewMessage() bus.Message {
+	k.ready = append(k.ready, &kept{k: k})
+	return k.ready[len(k.ready)-1]
+}
+
+func (m *kept) Set(a uint64, d uint32) error {
+	m.sets++
+	m.to = [2]uint64{a, uint64(d)}
+	if d == 0xBAD {
+		return errors.New("not to be had")
+	}
+	return nil
+}
+func (m *kept) Send()        { m.k.SignalMSI(m.to[0], uint32(m.to[1])) }
+func (m *kept) Close() error { m.closed = true; return nil }
+
+func TestMSIXKeepsMessagesReady(t *testing.T) {
+	w, k := &world{}, &keeper{}
+	w.bus = New(&w.mmio, [layout.PCIIRQs]bus.Line{})
+	f := &testFunction{config: NewConfig(ID{Vendor: 0x1AF4, Device: 0x1044})}
+	f.msix = f.config.AddMSIX(1, 3, k)
+	if err := w.bus.MapECAM(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.bus.Attach(f); err != nil {
+		t.Fatal(err)
+	}
+	c, table := findCap(w, 1, capMSIX), uint64(w.r32(w.ecam(1, regBAR+4)))
+	w.w32(table+16, 0xFEE01000)
+	w.w32(table+24, 0x41)
+	w.w32(table+28, 0)
+	if len(k.ready) != 0 {
+		t.Error("a message is ready while MSI-X is off")
+	}
+	w.w16(c+2, msixEnable)
+	if len(k.ready) != 1 || k.ready[0].to != [2]uint64{0xFEE01000, 0x41} {
+		t.Fatalf("%d messages are ready, want the one that is not masked", len(k.ready))
+	}
+	f.msix.Signal(1)
+	if len(k.msiLog) != 1 || k.msiLog[0] != [2]uint64{0xFEE01000, 0x41} {
+		t.Errorf("sent %#x", k.msiLog)
+	}
+	w.w32(table+28, 1)
+	w.w32(table+16, 0xFEE02000) // the driver moves it to another CPU
+	if k.ready[0].to[0] != 0xFEE01000 {
+		t.Error("a masked vector was made ready")
+	}
+	f.msix.Signal(1)
+	w.w32(table+28, 0)
+	if len(k.msiLog) != 2 || k.msiLog[1] != [2]uint64{0xFEE02000, 0x41} {
+		t.Errorf("sent %#x after it was unmasked", k.msiLog)
+	}
+	w.w32(table+24, 0xBAD)
+	f.msix.Signal(1)
+	if !k.ready[0].closed || len(k.msiLog) != 3 || k.msiLog[2] != [2]uint64{0xFEE02000, 0xBAD} {
+		t.Errorf("what cannot be kept ready is not sent either: %#x", k.msiLog)
+	}
+	w.w32(table+24, 0x42)
+	if err := w.bus.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range k.ready {
+		if !m.closed {
+			t.Errorf("message %d is left", i)
+		}
+	}
+}
+
+// doorbells is where they hang.
+type doorbells map[mem.Addr]int
+
+func (d doorbells) AddDoorbell(a mem.Addr, fd int) error { d[a] = fd; return nil }
+func (d doorbells) RemoveDoorbell(a mem.Addr, fd int) error {
+	delete(d, a)
+	return nil
+}
+
+// ringer is a function with a doorbell at 8 of its BAR 0.
+type ringer struct{ testFunction }
+
+func (r *ringer) UseDoorbells() error { r.config.AddDoorbell(0, 8, 77); return nil }
+
+func TestDoorbellsFollowTheirBAR(t *testing.T) {
+	w, d := &world{}, doorbells{}
+	w.bus = New(&w.mmio, [layout.PCIIRQs]bus.Line{})
+	w.bus.UseDoorbells(d)
+	r := &ringer{testFunction{config: NewConfig(ID{Vendor: 0x1AF4, Device: 0x1044})}}
+	r.config.AddBAR(0, 0x4000, false, r)
+	if err := w.bus.MapECAM(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.bus.Attach(r); err != nil {
+		t.Fatal(err)
+	}
+	hangs := func(want ...mem.Addr) {
+		t.Helper()
+		if got := slices.Collect(maps.Keys(d)); !slices.Equal(got, want) {
+			t.Errorf("doorbells at %#x, want %#x", got, want)
+		}
+	}
+	at := mem.Addr(w.r32(w.ecam(1, regBAR)))
+	hangs(at + 8)
+	w.w32(w.ecam(1, regBAR), uint32(at)+0x100000)
+	hangs(at + 0x100008)
+	w.w16(w.ecam(1, regCommand), 0) // memory decoding off
+	hangs()
+	w.w16(w.ecam(1, regCommand), cmdMemory)
+	hangs(at + 0x100008)
+	if err := w.bus.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hangs()
 }
 
 func TestINTxIsSharedAndCanBeDisabled(t *testing.T) {

@@ -83,6 +83,13 @@ func (c *Chain) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// EachWritable calls fn with the place of each writable buffer in the guest, whole.
+func (c *Chain) EachWritable(fn func(a mem.Addr, n uint64)) {
+	for _, s := range c.segs {
+		fn(s.a, uint64(s.n))
+	}
+}
+
 // report tells the memory that the first n writable bytes were written.
 func (c *Chain) report(ram *mem.Memory, n uint64) {
 	for _, s := range c.segs {

@@ -4,7 +4,10 @@
 // device's own [Queue.Wake]; several queues are served at once, and a device may finish requests on goroutines of its own.
 package virtio
 
-import "vitrine.dev/vitrine/internal/machine/bus"
+import (
+	"vitrine.dev/vitrine/internal/machine/bus"
+	"vitrine.dev/vitrine/internal/mem"
+)
 
 // Type is a device's kind (virtio 1.2 section 5).
 type Type uint16
@@ -65,6 +68,8 @@ type Device interface {
 type Session struct {
 	// Features is what device and driver agreed on.
 	Features uint64
+	// RAM is the guest's.
+	RAM *mem.Memory
 	// Queues are all of the device's, in order; see [Queue.Enabled]. They are the same in each session.
 	Queues []*Queue
 	// ConfigChanged tells the driver to read the configuration again. It may be called from any goroutine.

@@ -89,7 +89,7 @@ func NewPCI(dev Device, ram *mem.Memory, msi bus.MSI) *PCI {
 		if n == 0 || n&(n-1) != 0 || n > 1<<15 {
 			panic(fmt.Sprintf("BUG: virtio: queue of %d", n))
 		}
-		q := &Queue{Index: i, ram: ram, wake: make(chan struct{}, 1), broke: t.breakQueue}
+		q := &Queue{Index: i, ram: ram, bell: make(chanBell, 1), broke: t.breakQueue}
 		q.idle.L = &q.mu
 		q.interrupt = func() { t.interrupt(isrQueue, q.vector.Load()) }
 		q.reset(n)
@@ -121,6 +121,19 @@ func addCap(c *pci.Config, kind uint8, off, n uint32, more ...byte) int {
 
 // Config implements [pci.Function].
 func (t *PCI) Config() *pci.Config { return t.config }
+
+// UseDoorbells implements [pci.Ringer]: a notification does not reach this program's vCPU thread.
+func (t *PCI) UseDoorbells() error {
+	for i, q := range t.queues {
+		b, err := newEventBell()
+		if err != nil {
+			return err
+		}
+		q.bell = b
+		t.config.AddDoorbell(0, notifyAt+uint64(i)*notifyStep, b.fd)
+	}
+	return nil
+}
 
 // Device is what NewPCI was given.
 func (t *PCI) Device() Device { return t.dev }
@@ -244,6 +257,9 @@ func (t *PCI) Close() error {
 	t.mu.Lock()
 	t.endSession()
 	t.mu.Unlock()
+	for _, q := range t.queues {
+		q.bell.close()
+	}
 	if c, ok := t.dev.(io.Closer); ok {
 		return c.Close()
 	}

@@ -36,7 +36,7 @@ type Queue struct {
 	Index int
 
 	ram       *mem.Memory
-	wake      chan struct{}
+	bell      bell
 	vector    atomic.Uint32
 	interrupt func() // tells the driver of used buffers
 	broke     func() // tells it that the device needs a reset
@@ -77,12 +77,7 @@ func (q *Queue) Enabled() bool {
 }
 
 // Wake has Serve called soon. It never blocks.
-func (q *Queue) Wake() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
+func (q *Queue) Wake() { q.bell.ring() }
 
 // Pop takes the next chain that the driver made available, or nil: there is none, or the queue is broken or being paused.
 // When there is none, the driver is asked to notify.

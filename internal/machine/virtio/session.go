@@ -12,7 +12,7 @@ import (
 func (t *PCI) beginSession() {
 	stop := make(chan struct{})
 	t.stop = stop
-	s := &Session{Features: t.common.Driver, Queues: t.queues, ConfigChanged: t.configChanged}
+	s := &Session{Features: t.common.Driver, RAM: t.queues[0].ram, Queues: t.queues, ConfigChanged: t.configChanged}
 	broken := false
 	for _, q := range t.queues {
 		broken = q.start(s.Features, t.paused) != nil || broken
@@ -35,6 +35,9 @@ func (t *PCI) endSession() {
 	t.quiesce()
 	if t.stop != nil {
 		close(t.stop)
+		for _, q := range t.queues {
+			q.bell.ring()
+		}
 		t.workers.Wait()
 		t.stop = nil
 		t.dev.Reset()

@@ -148,6 +148,29 @@ func TestNegotiation(t *testing.T) {
 	}
 }
 
+func TestQueuesAreServedByDoorbells(t *testing.T) {
+	d, bells := virtiotest.NewWithDoorbells(t, &echo{})
+	if n := bells.Hanging(); n != 3 {
+		t.Fatalf("%d doorbells for 3 queues", n)
+	}
+	for range 3 { // sessions
+		d.Start(0, 0)
+		for n := range 50 {
+			want := fmt.Sprintf("request %d", n)
+			expect(t, d.Queues[n%2].Do([][]byte{[]byte(want)}, 100), want)
+		}
+		d.Fn.Pause()
+		d.Fn.Resume()
+		d.Reset()
+	}
+	if bells.Rung < 150 {
+		t.Errorf("the doorbells were rung %d times for 150 requests", bells.Rung)
+	}
+	if err := d.Bus.Close(); err != nil || bells.Hanging() != 0 {
+		t.Errorf("close: %v, %d doorbells left", err, bells.Hanging())
+	}
+}
+
 func TestRingsWrap(t *testing.T) {
 	for _, c := range []struct {
 		features uint64

@@ -1,12 +1,73 @@
 package virtio
 
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// A bell is what a queue's goroutine sleeps on. A ring while it is awake is kept; several are one.
+type bell interface {
+	// ring never blocks, and may be called from any goroutine.
+	ring()
+	// wait returns after a ring, or when stop is closed and a ring followed.
+	wait(stop <-chan struct{})
+	close()
+}
+
+// chanBell is a bell that only this program rings.
+type chanBell chan struct{}
+
+func (b chanBell) ring() {
+	select {
+	case b <- struct{}{}:
+	default:
+	}
+}
+
+func (b chanBell) wait(stop <-chan struct{}) {
+	select {
+	case <-stop:
+	case <-b:
+	}
+}
+
+func (chanBell) close() {}
+
+// An eventBell is an event counter (eventfd(2)), which the guest rings too. The runtime's poller waits for it, not a thread.
+type eventBell struct {
+	file *os.File
+	fd   int
+}
+
+func newEventBell() (eventBell, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return eventBell{}, fmt.Errorf("virtio: eventfd: %w", err)
+	}
+	return eventBell{os.NewFile(uintptr(fd), "eventfd"), fd}, nil
+}
+
+var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
+
+func (b eventBell) ring() { b.file.Write(one) } // by the file, which knows when it is closed: timers of devices ring late
+
+func (b eventBell) wait(<-chan struct{}) {
+	var n [8]byte
+	b.file.Read(n[:])
+}
+
+func (b eventBell) close() { b.file.Close() }
+
 // run is a queue's goroutine: it serves when woken, until stop.
 func (q *Queue) run(serve func(*Queue), stop <-chan struct{}) {
 	for {
+		q.bell.wait(stop)
 		select {
 		case <-stop:
 			return
-		case <-q.wake:
+		default:
 		}
 		if q.enter() {
 			serve(q)

@@ -3,10 +3,13 @@ package virtiotest
 
 import (
 	"encoding/binary"
+	"errors"
 	"runtime"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"vitrine.dev/vitrine/internal/machine/bus"
 	"vitrine.dev/vitrine/internal/machine/layout"
@@ -43,6 +46,7 @@ type Driver struct {
 	vector map[uint32]int
 	intx   bool
 	next   mem.Addr
+	bells  *Doorbells // nil: notifications are MMIO
 }
 
 // SignalMSI implements [bus.MSI]: it counts.
@@ -74,15 +78,72 @@ func (d *Driver) INTx() bool {
 }
 
 // New puts dev on a bus of its own and finds its registers. The function is closed at the test's end, and dev with it.
-func New(t testing.TB, dev virtio.Device) *Driver {
+func New(t testing.TB, dev virtio.Device) *Driver { return build(t, dev, nil) }
+
+// Doorbells takes notifications to event counters as KVM does: a write at an address in it reaches no device. It is a [bus.Doorbeller].
+type Doorbells struct {
+	mu   sync.Mutex
+	at   map[mem.Addr]int
+	Rung int // how often
+}
+
+// AddDoorbell implements [bus.Doorbeller].
+func (b *Doorbells) AddDoorbell(a mem.Addr, fd int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.at[a] = fd
+	return nil
+}
+
+// RemoveDoorbell implements [bus.Doorbeller].
+func (b *Doorbells) RemoveDoorbell(a mem.Addr, fd int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.at[a] != fd {
+		return errors.New("there is no such doorbell")
+	}
+	delete(b.at, a)
+	return nil
+}
+
+// Hanging is how many doorbells there are.
+func (b *Doorbells) Hanging() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.at)
+}
+
+// ring tells whether there is a doorbell at a, and rings it.
+func (b *Doorbells) ring(a uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fd, ok := b.at[mem.Addr(a)]
+	if ok {
+		b.Rung++
+		unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+	return ok
+}
+
+// NewWithDoorbells is New on a machine whose CPUs ring event counters.
+func NewWithDoorbells(t testing.TB, dev virtio.Device) (*Driver, *Doorbells) {
+	t.Helper()
+	b := &Doorbells{at: map[mem.Addr]int{}}
+	return build(t, dev, b), b
+}
+
+func build(t testing.TB, dev virtio.Device, bells *Doorbells) *Driver {
 	t.Helper()
 	ram, err := mem.New(RAMSize)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Driver{T: t, RAM: ram, MMIO: &bus.Bus{}, vector: map[uint32]int{}, next: bufferBase}
+	d := &Driver{T: t, RAM: ram, MMIO: &bus.Bus{}, vector: map[uint32]int{}, next: bufferBase, bells: bells}
 	d.Fn = virtio.NewPCI(dev, ram, d)
 	d.Bus = pci.New(d.MMIO, [layout.PCIIRQs]bus.Line{d, d, d, d, d, d, d, d})
+	if bells != nil {
+		d.Bus.UseDoorbells(bells)
+	}
 	if err := d.Bus.MapECAM(); err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +202,9 @@ func (d *Driver) Read(a uint64, n int) uint64 {
 
 // Write writes n bytes of MMIO.
 func (d *Driver) Write(a uint64, n int, v uint64) {
+	if d.bells != nil && d.bells.ring(a) {
+		return
+	}
 	d.MMIO.Write(a, le.AppendUint64(nil, v)[:n])
 }
 
