@@ -3,6 +3,7 @@ package nested
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,15 +68,14 @@ func (j *Job) addTree(t *testing.T, from, to string) {
 	j.Files = append(j.Files, files...)
 }
 
-// run runs the job; what it says is the test's log.
+// run runs the job; what it says is the test's log, as it comes.
 func (j *Job) run(t *testing.T, limit time.Duration) (status int, out string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	var buf bytes.Buffer
-	j.Output = &buf
+	j.Output = io.MultiWriter(&buf, t.Output())
 	status, err := j.Run(ctx)
-	t.Logf("%s", buf.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
