@@ -14,15 +14,21 @@ type backend interface {
 	TSCHz() uint64
 }
 
-// chooseBackend gives what runs the processors, and the line that tells the user which it is and why.
-func chooseBackend(accel string) (backend, string, error) {
-	if accel == Soft {
-		return soft.Backend{}, "using the CPU engine, as asked (slower than KVM)", nil
-	}
+// openKVM is KVM where that can run stock kernels.
+func openKVM() (backend, error) {
 	b, err := kvm.Open()
 	if err == nil {
 		err = b.Stock()
 	}
+	return b, err
+}
+
+// chooseBackend gives what runs the processors, and the line that tells the user which it is and why.
+func chooseBackend(accel string, open func() (backend, error)) (backend, string, error) {
+	if accel == Soft {
+		return soft.Backend{}, "using the CPU engine, as asked (slower than KVM)", nil
+	}
+	b, err := open()
 	switch {
 	case err == nil:
 		return b, "using KVM", nil

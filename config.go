@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vitrine.dev/vitrine/internal/host"
+	"vitrine.dev/vitrine/internal/mem"
 )
 
 // Config says what to run. Its zero value, with a Command, runs the command in a guest of two processors whose root is the host's.
@@ -18,6 +19,9 @@ type Config struct {
 	CPUs int
 	// Memory is the guest's RAM in bytes, a multiple of 1 MiB; 0: DefaultMemory.
 	Memory uint64
+	// HugePages takes the memory from the host's pool of huge pages, all of it at once. Without it, pages are huge where the host lets shared memory
+	// have such (transparent huge pages).
+	HugePages bool
 	// Accel is what runs the processors: Auto, KVM or Soft; empty: Auto.
 	Accel string
 
@@ -132,6 +136,8 @@ func (c *Config) check(hostCPUs int) error {
 		return fmt.Errorf("--memory %s: give 2M to 1T", FormatSize(c.Memory))
 	case c.Memory%(1<<20) != 0:
 		return fmt.Errorf("--memory %d: give a multiple of 1M", c.Memory)
+	case c.HugePages && c.Memory%mem.HugeSize != 0:
+		return fmt.Errorf("--memory %s: with --hugepages give a multiple of 2M", FormatSize(c.Memory))
 	case c.Accel != Auto && c.Accel != KVM && c.Accel != Soft:
 		return fmt.Errorf("--accel %q: give auto, kvm or soft", c.Accel)
 	case c.Root != RootHost && c.Root != RootHostAll:

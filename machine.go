@@ -15,7 +15,9 @@ import (
 	"vitrine.dev/vitrine/internal/agent/wire"
 	"vitrine.dev/vitrine/internal/control"
 	"vitrine.dev/vitrine/internal/host"
+	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/machine"
+	"vitrine.dev/vitrine/internal/machine/virtio/balloon"
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/network/user"
 	"vitrine.dev/vitrine/internal/x86"
@@ -23,10 +25,14 @@ import (
 
 // Statuses that are not the guest's command's, as a shell has them.
 const (
-	StatusFailed   = 125 // we failed, or the guest did
-	StatusNoExec   = 126 // the command cannot be executed
-	StatusNotFound = 127 // the command was not found
-	StatusKilled   = 128 + 9
+	StatusInternal  = 120 // KVM failed
+	StatusEmulation = 121 // KVM met an instruction that it could neither execute nor emulate
+	StatusEntry     = 122 // the host's processor refused the state of the guest's
+	StatusCrash     = 123 // a processor of the guest stopped with a triple fault
+	StatusFailed    = 125 // we failed, or the guest did, in another way
+	StatusNoExec    = 126 // the command cannot be executed
+	StatusNotFound  = 127 // the command was not found
+	StatusKilled    = 128 + 9
 )
 
 // ErrKilled is why a machine ended that was ended from outside.
@@ -34,11 +40,12 @@ var ErrKilled = errors.New("the guest was ended from outside")
 
 // A GuestError is a guest that did not do what it was started for.
 type GuestError struct {
-	What    string
-	Console []string // the last lines of its console, printable
+	What      string
+	Registers []string // of the processor that could not go on, and the code that it was to execute; empty where that was not the reason
+	Console   []string // the last lines of its console, printable
 }
 
-// Error is What alone: one line. Console is for who has room.
+// Error is What alone: one line. The rest is for who has room.
 func (e *GuestError) Error() string { return e.What }
 
 // A Machine is a guest that was started. Its methods may be called from any goroutine.
@@ -48,6 +55,7 @@ type Machine struct {
 	entry   *host.Guest
 	ram     *mem.Memory
 	board   *machine.Machine
+	balloon *balloon.Device
 	console tail
 	api     *control.Server
 	agents  net.Listener  // where the agent connects; nil if exactly
@@ -62,8 +70,9 @@ type Machine struct {
 
 	up    chan struct{} // closed when the guest is set up
 	over  chan struct{} // closed when status and result are set; the control server still answers
-	ended chan struct{} // closed when the board has stopped; exit and exitErr are set
+	ended chan struct{} // closed when the board has stopped; exit, crash and err are set
 	exit  machine.Exit
+	crash *hv.Failure // with a triple fault
 	err   error
 
 	mu      sync.Mutex // guards what follows
@@ -279,7 +288,7 @@ func (m *Machine) verdict() (int, error) {
 			return m.fail("the guest's kernel panicked: %s", strings.TrimPrefix(words, panicWords+": "))
 		}
 		if m.exit.Reason == machine.TripleFault && !m.console.restarting() {
-			return m.fail("the guest's processor %d stopped with a triple fault", m.exit.CPU)
+			return m.crashed()
 		}
 		return 0, nil
 	}
@@ -299,15 +308,30 @@ func (m *Machine) fail(format string, args ...any) (int, error) {
 	return StatusFailed, &GuestError{What: fmt.Sprintf(format, args...), Console: m.console.lines(20)}
 }
 
-// broken is a guest whose processors cannot go on. The registers of the one that failed go to the log, where the error has them.
+// statuses are those of processors that cannot go on.
+var statuses = map[hv.Fault]int{hv.Internal: StatusInternal, hv.Emulation: StatusEmulation, hv.Entry: StatusEntry, hv.Crash: StatusCrash}
+
+// broken is a guest whose processors cannot go on.
 func (m *Machine) broken() (int, error) {
-	var r interface{ Report() string }
-	if errors.As(m.err, &r) {
-		for line := range strings.Lines(r.Report()) {
-			m.cfg.Log(strings.TrimSuffix(line, "\n"))
-		}
+	var f *hv.Failure
+	if errors.As(m.err, &f) {
+		return m.failed(f, f.Error())
 	}
 	return m.fail("%v", m.err)
+}
+
+// crashed is a guest that ended by a triple fault.
+func (m *Machine) crashed() (int, error) {
+	what := fmt.Sprintf("the guest's processor %d stopped with a triple fault", m.exit.CPU)
+	if m.crash != nil {
+		return m.failed(m.crash, what)
+	}
+	return StatusCrash, &GuestError{What: what, Console: m.console.lines(20)}
+}
+
+// failed tells all there is to know of a processor that cannot go on.
+func (m *Machine) failed(f *hv.Failure, what string) (int, error) {
+	return statuses[f.Fault], &GuestError{What: what, Registers: strings.Split(f.Report(), "\n"), Console: m.console.lines(20)}
 }
 
 // untimely is the error for a guest that ended while something was expected of it.
@@ -318,6 +342,9 @@ func (m *Machine) untimely(when string) (int, error) {
 	}
 	if m.err != nil {
 		return m.broken()
+	}
+	if m.exit.Reason == machine.TripleFault && !m.console.restarting() {
+		return m.crashed()
 	}
 	hint := ""
 	if m.blind {

@@ -26,9 +26,9 @@ import (
 	"vitrine.dev/vitrine/internal/machine"
 	"vitrine.dev/vitrine/internal/machine/boot"
 	"vitrine.dev/vitrine/internal/machine/virtio"
+	"vitrine.dev/vitrine/internal/machine/virtio/balloon"
 	"vitrine.dev/vitrine/internal/machine/virtio/blk"
 	"vitrine.dev/vitrine/internal/machine/virtio/rng"
-	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/transfer"
 	"vitrine.dev/vitrine/internal/x86"
 )
@@ -45,7 +45,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if err := cfg.check(runtime.NumCPU()); err != nil {
 		return nil, err
 	}
-	accel, line, err := chooseBackend(cfg.Accel)
+	accel, line, err := chooseBackend(cfg.Accel, openKVM)
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +89,11 @@ func (m *Machine) start(ctx context.Context, accel backend) error {
 func (m *Machine) build(ctx context.Context, accel backend, k *kernel.Kernel, image *boot.Image) error {
 	cfg := &m.cfg
 	var err error
-	if m.ram, err = mem.New(cfg.Memory); err != nil {
+	if m.ram, err = newMemory(cfg); err != nil {
 		return err
+	}
+	if words := m.pageWords(); words != "" && accel.Name() == KVM {
+		cfg.Log(words)
 	}
 	if m.entry, err = host.Register(host.State{
 		Name: cfg.Name, VMM: "vitrine", PID: os.Getpid(), Accelerator: accel.Name(), CPUs: cfg.CPUs, MemoryBytes: cfg.Memory,
@@ -162,7 +165,8 @@ func (m *Machine) openLogs() error {
 // attach plugs the devices in.
 func (m *Machine) attach() error {
 	plug := func(d virtio.Device) error { return m.board.Attach(virtio.NewPCI(d, m.ram, m.board.MSI())) }
-	if err := plug(rng.New()); err != nil {
+	m.balloon = balloon.New()
+	if err := errors.Join(plug(rng.New()), plug(m.balloon)); err != nil {
 		return err
 	}
 	for i, d := range m.cfg.Disks {
@@ -216,7 +220,7 @@ func (m *Machine) load(k *kernel.Kernel, image *boot.Image) (*x86.State, error) 
 }
 
 // wanted are drivers that a guest of ours does without, if it must.
-var wanted = []string{"virtio_rng", "virtio_blk", "virtio_net"}
+var wanted = []string{"virtio_rng", "virtio_balloon", "virtio_blk", "virtio_net"}
 
 // initramfs packs our agent and the modules that it needs.
 func (m *Machine) initramfs(k *kernel.Kernel) ([]byte, error) {
@@ -249,6 +253,7 @@ func (m *Machine) initramfs(k *kernel.Kernel) ([]byte, error) {
 
 func (m *Machine) runBoard(ctx context.Context, first *x86.State) {
 	m.exit, m.err = m.board.Run(ctx, first)
+	m.crash = m.board.Failure()
 	close(m.ended)
 }
 

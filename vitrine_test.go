@@ -2,12 +2,14 @@ package vitrine
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"vitrine.dev/vitrine/internal/agent"
+	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/initramfs"
 	"vitrine.dev/vitrine/internal/machine"
 	"vitrine.dev/vitrine/internal/machine/boot"
@@ -71,7 +73,7 @@ func TestHowAMachineEndsDecidesItsStatus(t *testing.T) {
 		{"debug exit", machine.Exit{Reason: machine.DebugExit, Status: 7}, "", 7, ""},
 		{"reboot", machine.Exit{Reason: machine.Reset}, "hello\n", 0, ""},
 		{"reboot=t", machine.Exit{Reason: machine.TripleFault}, "[ 2.0] reboot: Restarting system\r\n", 0, ""},
-		{"a crash", machine.Exit{Reason: machine.TripleFault, CPU: 1}, "hello\n", 125, "processor 1 stopped with a triple fault"},
+		{"a crash", machine.Exit{Reason: machine.TripleFault, CPU: 1}, "hello\n", 123, "processor 1 stopped with a triple fault"},
 		{"a panic", machine.Exit{Reason: machine.Reset}, panicText, 125, "kernel panicked: VFS: no root"},
 		{"a panic, reboot=t", machine.Exit{Reason: machine.TripleFault}, panicText, 125, "kernel panicked: VFS: no root"},
 		{"stopped", machine.Exit{Reason: machine.Stopped}, "", 137, "ended from outside"},
@@ -85,6 +87,32 @@ func TestHowAMachineEndsDecidesItsStatus(t *testing.T) {
 		var g *GuestError
 		if errors.As(err, &g) && len(g.Console) == 0 {
 			t.Errorf("%s: the error lacks the console's last lines", c.name)
+		}
+	}
+}
+
+func TestAProcessorThatCannotGoOnIsReported(t *testing.T) {
+	for _, c := range []struct {
+		fault  hv.Fault
+		status int
+	}{{hv.Internal, 120}, {hv.Emulation, 121}, {hv.Entry, 122}, {hv.Crash, 123}} {
+		f := &hv.Failure{CPU: 3, Fault: c.fault, What: "it failed", Code: []byte{0x0F, 0x0B}}
+		f.Regs.RIP = 0xFFFFFFFF81234567
+		m := &Machine{err: fmt.Errorf("machine: CPU 3: %w", f)}
+		if c.fault == hv.Crash {
+			m = &Machine{exit: machine.Exit{Reason: machine.TripleFault, CPU: 3}, crash: f}
+		}
+		m.console.Write([]byte("last words\n"))
+		status, err := m.verdict()
+		var g *GuestError
+		if status != c.status || !errors.As(err, &g) || strings.Contains(g.What, "\n") {
+			t.Fatalf("fault %d: status %d, %v; want %d and one line", c.fault, status, err, c.status)
+		}
+		all := strings.Join(append(g.Registers, g.Console...), "\n")
+		for _, want := range []string{"RIP ffffffff81234567", "RAX 0000000000000000", "code 0f 0b", "last words"} {
+			if !strings.Contains(all, want) {
+				t.Errorf("fault %d: the report lacks %q:\n%s", c.fault, want, all)
+			}
 		}
 	}
 }

@@ -55,7 +55,13 @@ func (e *exitError) Error() string {
 func report(w io.Writer, err error) {
 	fmt.Fprintf(w, "vitrine: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	var g *vitrine.GuestError
-	if errors.As(err, &g) && len(g.Console) > 0 {
+	if !errors.As(err, &g) {
+		return
+	}
+	for _, line := range g.Registers {
+		fmt.Fprintf(w, "    %s\n", line)
+	}
+	if len(g.Console) > 0 {
 		fmt.Fprintf(w, "vitrine: its console ended with:\n")
 		for _, line := range g.Console {
 			fmt.Fprintf(w, "    %s\n", line)

@@ -36,7 +36,9 @@ Without --initrd the guest's root file system is the host's own, read-only: what
 What the guest writes is its own and goes with it. With --initrd, or with an image that is not Linux, exactly that is booted, and the
 first serial port is standard input and output.
 
-The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot be executed, was not found.`,
+The exit status is CMD's. 120: KVM failed. 121: it met an instruction that it can neither execute nor emulate. 122: the host's processor refused
+the state of the guest's. 123: a processor of the guest stopped with a triple fault. 125: Vitrine or the guest failed in another way. 126, 127: CMD
+cannot be executed, was not found.`,
 		Example: "  vitrine run -- uname -a\n  vitrine run\n  vitrine run --kernel arch/x86/boot/bzImage -- ./test",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
@@ -62,6 +64,7 @@ The exit status is CMD's. 125: Vitrine or the guest failed. 126, 127: CMD cannot
 	fl.StringVar(&f.name, "name", "", "the guest's `NAME` and host name (default: made up)")
 	fl.IntVar(&f.cpus, "cpus", 0, "number of processors (default 2)")
 	fl.StringVar(&f.memory, "memory", "1G", "the guest's memory, `SIZE` like 512M")
+	fl.BoolVar(&f.config.HugePages, "hugepages", false, "take the memory from the host's pool of huge pages")
 	fl.StringVar(&f.accel, "accel", vitrine.Auto, "what runs the processors: auto, kvm or soft")
 	fl.StringVar(&f.kernel, "kernel", "", "a bzImage, vmlinux or multiboot `FILE` (default: found or fetched)")
 	fl.StringVar(&f.initrd, "initrd", "", "an initial RAM disk `FILE`: boots exactly that, adding nothing")
