@@ -79,15 +79,17 @@ type Frame struct {
 	Offload
 }
 
-// A Network is what a card is plugged into. Up, Down and Send may be called from any goroutine, Front and Pop from one at a time.
+// A Network is what a card is plugged into. Up and Down may be called from any goroutine, Send from one at a time, Front and Pop from one at a time.
 type Network interface {
 	// Up says that the guest's driver is ready and takes frames with what takes says. wake is called whenever Front may give something
-	// after it gave nothing; it does not block. Down follows before the next Up; wake may still be called once after it.
-	Up(takes Abilities, wake func())
+	// after it gave nothing, room whenever Send may take a frame after it took none; they do not block. Down follows before the next Up; wake
+	// and room may still be called once after it.
+	Up(takes Abilities, wake, room func())
 	Down()
-	// Send hands over a frame of the guest, of size bytes in all. The guest may change the bytes at any time: they are copied before they are
-	// looked at, and not kept. Send never waits for anybody; what finds no room is dropped.
-	Send(parts [][]byte, size int, o Offload)
+	// Send hands over a frame of the guest, of size bytes in all, or tells that there is no room for it now. The guest may change the bytes at
+	// any time: they are copied before they are looked at, and not kept. Send never waits for anybody; what finds no room further on
+	// is dropped.
+	Send(parts [][]byte, size int, o Offload) bool
 	// Front gives the next frame for the guest, or nil. It is valid until Pop, which takes it away.
 	Front() *Frame
 	Pop()

@@ -45,7 +45,7 @@ const policy = `
 // never lists what a package must not reach, even through others: the import that would undo a wall.
 var never = map[string][]string{
 	"internal/x86/interp": {"internal/machine", "internal/guest"},                                             // the engine knows no device
-	"internal/machine":    {"internal/hv/soft", "internal/hv/kvm", "internal/guest", "internal/network/user"}, // devices never know which CPU runs, nor what they are plugged into
+	"internal/machine":    {"internal/hv/soft", "internal/hv/kvm", "internal/guest", "internal/network/user", "internal/network/ring"}, // devices never know which CPU runs, nor what they are plugged into
 	"internal/guest":      {"internal/machine", "internal/hv", "internal/control"},                            // a dump looks like a live guest
 	"internal/agent":      {"net/http", "fmt", "encoding/json"},                                               // it starts on a slow processor
 }

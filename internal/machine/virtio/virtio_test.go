@@ -292,7 +292,7 @@ func TestLateInterruptComesOnceUnlessTheDriverHasLooked(t *testing.T) {
 	q.Do([][]byte{{1}}, 1)
 	q.Do([][]byte{{1}}, 1)
 	d.Until("interrupt", func() bool { return d.Interrupts(1) > 0 })
-	d.Bus.Pause() // which sends what was put off
+	d.Bus.Pause()                               // which sends what was put off
 	if n := d.Interrupts(1); n != 1 && n != 2 { // 2 where a millisecond passed between the requests
 		t.Errorf("%d interrupts for two requests", n)
 	}

@@ -28,10 +28,10 @@ const (
 	fragmentPlace = 0x1FFF
 )
 
-// Send implements [network.Network].
-func (n *Network) Send(parts [][]byte, size int, _ network.Offload) {
+// Send implements [network.Network]. It takes every frame.
+func (n *Network) Send(parts [][]byte, size int, _ network.Offload) bool {
 	if n.ctx.Err() != nil || size > network.MaxFrame {
-		return
+		return true
 	}
 	v := buffer.NewViewSize(size)
 	b := v.AsSlice()
@@ -42,6 +42,7 @@ func (n *Network) Send(parts [][]byte, size int, _ network.Offload) {
 	if at != size || !n.receive(b, v) {
 		v.Release()
 	}
+	return true
 }
 
 // receive looks at a frame of the guest's, our copy of which is b, and tells whether it went to the stack, to which v belongs then.

@@ -260,7 +260,7 @@ func TestFramesWithoutADriverAreDropped(t *testing.T) {
 	if g.net.Connected() {
 		t.Error("a driver is said to be there")
 	}
-	g.net.Up(0, func() {})
+	g.net.Up(0, func() {}, func() {})
 	if f := g.nextOrNone(0); f != nil {
 		t.Errorf("the next driver gets %x", f)
 	}

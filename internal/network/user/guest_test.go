@@ -57,7 +57,7 @@ func newNetwork(t testing.TB, cfg Config) *guest {
 			g.Destroy()
 		}
 	})
-	g.net.Up(network.Sums|network.CutsTCP4, func() {})
+	g.net.Up(network.Sums|network.CutsTCP4, func() {}, func() {})
 	return g
 }
 
@@ -88,7 +88,7 @@ func newGuest(t testing.TB, cfg Config, offloads bool) *guest {
 		case wake <- struct{}{}:
 		default:
 		}
-	})
+	}, func() {})
 	out := make(chan struct{}, 1)
 	g.link.AddNotify(notify(out))
 	g.wg.Go(func() {

@@ -134,7 +134,7 @@ func (n *Network) Close() error {
 }
 
 // Up implements [network.Network].
-func (n *Network) Up(takes network.Abilities, wake func()) { n.out.up(takes, wake) }
+func (n *Network) Up(takes network.Abilities, wake, _ func()) { n.out.up(takes, wake) }
 
 // Down implements [network.Network]. Connections are kept: a driver that comes back goes on with them.
 func (n *Network) Down() { n.out.down() }

@@ -98,7 +98,7 @@ func (d *Device) Activate(s *virtio.Session) {
 	d.gives = abilities(s, FeatureSum, FeatureHostTSO4, FeatureHostTSO6)
 	d.merge = s.Has(FeatureMergeRX)
 	d.session.Store(s)
-	d.network.Up(d.takes, s.Queues[rxQueue].Wake)
+	d.network.Up(d.takes, s.Queues[rxQueue].Wake, s.Queues[txQueue].Wake)
 }
 
 func abilities(s *virtio.Session, sums, tso4, tso6 uint64) (a network.Abilities) {
@@ -139,10 +139,13 @@ func (d *Device) send(q *virtio.Queue) {
 		if n == headerSize && size >= network.HeaderSize && size <= network.MaxFrame {
 			o, err = parseHeader(&h, int(size), d.gives)
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			d.stats.refused.Add(1)
-		} else {
-			d.network.Send(c.Readable, int(size), o)
+		case !d.network.Send(c.Readable, int(size), o):
+			q.Unpop(c)
+			return // the network wakes us when it has room
+		default:
 			d.stats.sent.Add(1)
 			d.stats.sentBytes.Add(size)
 		}

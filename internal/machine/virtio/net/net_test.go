@@ -18,22 +18,28 @@ type loop struct {
 	mu    sync.Mutex
 	takes network.Abilities
 	wake  func()
+	room  func()
+	full  bool
 	sent  []string // frames and their offloads
 	queue []network.Frame
 }
 
-func (l *loop) Up(takes network.Abilities, wake func()) {
+func (l *loop) Up(takes network.Abilities, wake, room func()) {
 	l.mu.Lock()
-	l.takes, l.wake = takes, wake
+	l.takes, l.wake, l.room = takes, wake, room
 	l.mu.Unlock()
 }
 
 func (l *loop) Down() {}
 
-func (l *loop) Send(parts [][]byte, size int, o network.Offload) {
+func (l *loop) Send(parts [][]byte, size int, o network.Offload) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.full {
+		return false
+	}
 	l.sent = append(l.sent, fmt.Sprintf("%s %d %+v", bytes.Join(parts, nil), size, o))
+	return true
 }
 
 func (l *loop) Front() *network.Frame {
@@ -144,6 +150,29 @@ func TestFramesOfTheGuestArriveWithTheirOffloads(t *testing.T) {
 		}
 		l.sent = nil
 		l.mu.Unlock()
+	}
+}
+
+func TestFrameOfTheGuestWaitsForRoom(t *testing.T) {
+	d, l := start(t, all)
+	l.mu.Lock()
+	l.full = true
+	l.mu.Unlock()
+	q := d.Queues[txQueue]
+	r := q.Add([][]byte{append(header(0, 0, 0, 0, 0, 0), pattern(60)...)})
+	q.Kick()
+	d.Bus.Pause() // what was to be served is
+	d.Bus.Resume()
+	if q.Poll(); r.Done {
+		t.Error("a frame is done for which there was no room")
+	}
+	l.mu.Lock()
+	l.full = false
+	l.mu.Unlock()
+	l.room()
+	q.Wait(r)
+	if len(l.sent) != 1 {
+		t.Errorf("sent %d frames, want 1", len(l.sent))
 	}
 }
 
