@@ -64,6 +64,12 @@ func Open(g vmm.Guest) (*Target, error) {
 		}
 		t.regs = newMonitorSource(q)
 	}
+	if p, err := openPeek(Proc, &g); err == nil {
+		if t.regs != nil {
+			t.regs.close() // for others to use
+		}
+		t.regs = p
+	}
 	if t.ways == nil {
 		var ram []segment
 		for _, r := range g.RAMIn(maps) {

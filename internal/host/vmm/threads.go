@@ -19,7 +19,7 @@ func (g *Guest) processors(proc Proc, fds kvmFDs) {
 		byIndex[index] = VCPU{index, 0, fd}
 		byFD[fd] = index
 	}
-	tids, _ := proc.numbers(proc.Path(g.PID, "task"), maxThreads)
+	tids, _ := proc.Threads(g.PID)
 	var unnamed []int
 	for _, tid := range tids {
 		comm, err := proc.read(g.PID, "task/"+strconv.Itoa(tid)+"/comm", maxFile)
@@ -39,7 +39,7 @@ func (g *Guest) processors(proc Proc, fds kvmFDs) {
 	}
 	if missing := slices.ContainsFunc(slices.Collect(maps.Values(byIndex)), func(c VCPU) bool { return c.TID == 0 }); missing {
 		for _, tid := range unnamed {
-			if index, ok := byFD[proc.runs(g.PID, tid)]; ok && byIndex[index].TID == 0 {
+			if index, ok := byFD[proc.Runs(g.PID, tid)]; ok && byIndex[index].TID == 0 {
 				c := byIndex[index]
 				c.TID = tid
 				byIndex[index] = c
@@ -71,9 +71,21 @@ func indexIn(name string, patterns []string) (int, bool) {
 	return 0, false
 }
 
-// runs gives the descriptor of the processor that a thread runs, if it is waiting in KVM_RUN, else -1. One that executes its guest this
+// Threads lists a process's threads.
+func (p Proc) Threads(pid int) ([]int, error) { return p.numbers(p.Path(pid, "task"), maxThreads) }
+
+// Thread is what /proc/PID/task/TID/stat says.
+func (p Proc) Thread(pid, tid int) (Stat, bool) {
+	b, err := p.read(pid, "task/"+strconv.Itoa(tid)+"/stat", maxFile)
+	if err != nil {
+		return Stat{}, false
+	}
+	return ParseStat(b)
+}
+
+// Runs gives the descriptor of the processor that a thread runs, if it is waiting in KVM_RUN, else -1. One that executes its guest this
 // moment says only "running": ask again.
-func (p Proc) runs(pid, tid int) int {
+func (p Proc) Runs(pid, tid int) int {
 	b, err := p.read(pid, "task/"+strconv.Itoa(tid)+"/syscall", maxFile)
 	if err != nil {
 		return -1

@@ -1,7 +1,7 @@
 package kvm
 
 // What other processes may know of a CPU's shared area (struct kvm_run): with bits set in its word of valid registers, KVM puts these registers there
-// each time that the CPU leaves its guest (Documentation/virt/kvm/api.rst, KVM_CAP_SYNC_REGS, Linux 4.17).
+// each time that KVM_RUN returns (Documentation/virt/kvm/api.rst, KVM_CAP_SYNC_REGS, Linux 4.17).
 
 import (
 	"sync/atomic"
@@ -12,7 +12,10 @@ import (
 	"vitrine.dev/vitrine/internal/x86"
 )
 
-// Places in the area, the word's bits, and what else tells of an exit.
+// Run is the request by which a thread runs a CPU, KVM_RUN.
+const Run = run
+
+// Places in the area, and the word's bits.
 const (
 	syncedValid   = 288
 	syncedRegs    = 304
@@ -20,15 +23,12 @@ const (
 
 	capSyncRegs  = 74
 	syncRegsMask = 1<<0 | 1<<1 // general and special registers
-
-	// SharedSize is how much of the area holds them, in bytes.
-	SharedSize = 4096
 )
 
-// Shared is the first page of a CPU's area, mapped from its descriptor. KVM writes to it when it likes.
+// Shared is the first page of a CPU's area, mapped from its descriptor, which may be of another process. KVM writes to it when it likes.
 type Shared []byte
 
-// CanShare tells whether this host's KVM keeps registers in the area.
+// CanShare tells whether this host's KVM puts registers into the area.
 func CanShare() bool {
 	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -39,22 +39,28 @@ func CanShare() bool {
 	return err == nil && n&syncRegsMask == syncRegsMask
 }
 
-func (s Shared) valid() *uint64 { return (*uint64)(unsafe.Pointer(&s[syncedValid])) }
-
-// Keep asks KVM to keep the registers in the area from the next exit on. It returns what to give to Restore.
-func (s Shared) Keep() (was uint64) {
-	for {
-		was = atomic.LoadUint64(s.valid())
-		if atomic.CompareAndSwapUint64(s.valid(), was, was|syncRegsMask) {
-			return was
-		}
-	}
+// MapShared maps the area of a CPU's descriptor.
+func MapShared(fd int) (Shared, error) {
+	return unix.Mmap(fd, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 }
 
-// Restore puts back what Keep found.
-func (s Shared) Restore(was uint64) { atomic.StoreUint64(s.valid(), was) }
+// Unmap unmaps the area.
+func (s Shared) Unmap() error { return unix.Munmap(s) }
 
-// Registers fills r with the area's, and tells whether KVM has put any there. They are whole only while the CPU's thread does not run.
+func (s Shared) valid() *uint64 { return (*uint64)(unsafe.Pointer(&s[syncedValid])) }
+
+// Keep asks KVM to keep the registers in the area from now on. It gives the bits that were not set before.
+func (s Shared) Keep() (added uint64) {
+	return syncRegsMask &^ atomic.OrUint64(s.valid(), syncRegsMask)
+}
+
+// Kept tells whether KVM is still asked to.
+func (s Shared) Kept() bool { return atomic.LoadUint64(s.valid())&syncRegsMask == syncRegsMask }
+
+// Forget takes back what Keep added.
+func (s Shared) Forget(added uint64) { atomic.AndUint64(s.valid(), ^added) }
+
+// Registers fills r with the area's, and tells whether KVM has put any there. They are whole only while the CPU's thread stands still.
 func (s Shared) Registers(r *x86.Regs) bool {
 	g := *(*generalRegs)(unsafe.Pointer(&s[syncedRegs]))
 	special := *(*specialRegs)(unsafe.Pointer(&s[syncedSpecial]))
