@@ -35,7 +35,7 @@ const policy = `
 	internal/unwind   < internal/guest, internal/mem, internal/x86
 	internal/perf     < internal/guest
 	.                 < internal/agent, internal/control, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/transfer, internal/x86
-	cmd               < ., internal/agent, internal/confine, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind
+	cmd               < ., internal/agent, internal/confine, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind, internal/x86
 	internal/boottest < ., internal/agent, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
 	internal/nested   < internal/hv, internal/initramfs, internal/kernel
 	internal/bench    < ., internal/agent, internal/host, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86

@@ -57,18 +57,18 @@ func Open(g vmm.Guest) (*Target, error) {
 	if err != nil {
 		return fail(fmt.Errorf("%s: %s", g.Name, refused(&g)))
 	}
-	q, qerr := dialQMP(Proc, &g)
-	if qerr == nil {
+	if p, err := openPeek(Proc, &g); err == nil {
+		t.regs = p
+	}
+	if q, err := dialQMP(Proc, &g); err == nil {
 		if ram, err := ramByQMP(q, maps); err == nil {
 			t.ways, t.how = [][]segment{t.mem.backed(Proc, ram, maps)}, "QMP"
 		}
-		t.regs = newMonitorSource(q)
-	}
-	if p, err := openPeek(Proc, &g); err == nil {
-		if t.regs != nil {
-			t.regs.close() // for others to use
+		if t.regs == nil {
+			t.regs = newMonitorSource(q)
+		} else {
+			q.close() // for others to use
 		}
-		t.regs = p
 	}
 	if t.ways == nil {
 		var ram []segment
@@ -87,6 +87,11 @@ func Open(g vmm.Guest) (*Target, error) {
 			return fail(fmt.Errorf("%s: %w", g.Name, errGone))
 		}
 		return fail(fmt.Errorf("%s: %s", g.Name, refused(&g)))
+	}
+	if t.regs == nil {
+		if s, err := openHeap(&g, t.mem, t, maps); err == nil {
+			t.regs = s
+		}
 	}
 	return t, nil
 }
@@ -194,6 +199,9 @@ func (t *Target) Sample(i int, r *x86.Regs) (running bool, err error) {
 	}
 	return t.regs.read(i, r)
 }
+
+// Registers tells whether there is a way to any.
+func (t *Target) Registers() bool { return t.regs != nil }
 
 // How says by what the guest's memory and registers are known: "mappings" and "none", or better.
 func (t *Target) How() (memory, registers string) {
