@@ -21,7 +21,11 @@ const (
 	cachePrefix  = "vmlinux-"
 	cacheTrailer = 16 // length, CRC-32C, magic
 	cacheMagic   = 0x31765456
-	cacheKeep    = 8 // files of about 60 MiB each; who builds a kernel an hour must not fill the disk
+	tmpSuffix    = ".tmp" // while it is made; the open file keeps the name
+	cacheKeep    = 8      // files of about 60 MiB each; who builds a kernel an hour must not fill the disk
+
+	knownPrefix = "known-" // what a kernel's file is in the cache, so that neither need be read whole
+	knownKeep   = 32
 )
 
 // A cacheError is a failure of the cache, not of the kernel: the boot goes on without.
@@ -30,11 +34,25 @@ type cacheError struct{ err error }
 func (e *cacheError) Error() string { return e.err.Error() }
 func (e *cacheError) Unwrap() error { return e.err }
 
-// cached opens p's decompressed form in dir, making it first where it is absent or damaged. Two processes at once take turns.
-func cached(dir string, p *io.SectionReader, limit int64) (*unpacked, error) {
+// cached opens p's decompressed form in dir, making it first where it is absent or damaged. Two processes at once take turns. id is the identity of the
+// file that p is of: what was found for it once is believed until the host is booted anew.
+func cached(dir, id string, p *io.SectionReader, limit int64) (*unpacked, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, &cacheError{pathless(err)}
 	}
+	note := knownPath(dir, id)
+	if u := openKnown(note, dir, limit); u != nil {
+		return u, nil
+	}
+	u, err := find(dir, p, limit)
+	if err == nil {
+		know(note, u)
+	}
+	return u, err
+}
+
+// find is cached for a file that is not known.
+func find(dir string, p *io.SectionReader, limit int64) (*unpacked, error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, io.NewSectionReader(p, 0, p.Size())); err != nil {
 		return nil, err
@@ -43,7 +61,7 @@ func cached(dir string, p *io.SectionReader, limit int64) (*unpacked, error) {
 	if u := openCached(path, limit); u != nil {
 		return u, nil
 	}
-	tmp, err := lockFile(path + ".tmp")
+	tmp, err := lockFile(path + tmpSuffix)
 	if err != nil {
 		return nil, &cacheError{pathless(err)}
 	}
@@ -57,7 +75,7 @@ func cached(dir string, p *io.SectionReader, limit int64) (*unpacked, error) {
 		tmp.Close()
 		return nil, err
 	}
-	prune(dir)
+	prune(dir, cachePrefix, cacheKeep)
 	return u, nil
 }
 
@@ -110,12 +128,40 @@ func openCached(path string, limit int64) *unpacked {
 		f.Close()
 		return nil
 	}
-	now := time.Now()
-	os.Chtimes(path, now, now) // prune goes by use; on a read-only disk nothing is pruned either
+	used(path)
 	return u
 }
 
+// used notes that a file of the cache was of use, for prune; on a read-only disk nothing is pruned either.
+func used(path string) { os.Chtimes(path, time.Now(), time.Time{}) }
+
+// lastUse is the time that used noted.
+func lastUse(path string) time.Time {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return time.Time{}
+	}
+	return time.Unix(st.Atim.Unix())
+}
+
+// verify reads the whole file.
 func verify(f *os.File) (*unpacked, error) {
+	u, err := trailer(f)
+	if err != nil {
+		return nil, err
+	}
+	crc := crc32.New(castagnoli)
+	if _, err := io.Copy(crc, io.NewSectionReader(f, 0, u.size)); err != nil {
+		return nil, err
+	}
+	if crc.Sum32() != u.sum {
+		return nil, errors.New("wrong checksum")
+	}
+	return u, nil
+}
+
+// trailer reads the file's end.
+func trailer(f *os.File) (*unpacked, error) {
 	st, err := f.Stat()
 	if err != nil || st.Size() < cacheTrailer {
 		return nil, errTruncated
@@ -129,14 +175,7 @@ func verify(f *os.File) (*unpacked, error) {
 	if le.Uint64(t[:]) != uint64(size) || le.Uint32(t[12:]) != cacheMagic {
 		return nil, errors.New("not a file of this cache")
 	}
-	crc := crc32.New(castagnoli)
-	if _, err := io.Copy(crc, io.NewSectionReader(f, 0, size)); err != nil {
-		return nil, err
-	}
-	if crc.Sum32() != le.Uint32(t[8:]) {
-		return nil, errors.New("wrong checksum")
-	}
-	return &unpacked{f, size, crc.Sum32()}, nil
+	return &unpacked{f, size, le.Uint32(t[8:])}, nil
 }
 
 // lockFile opens path, made where it is absent, and waits until no other process has it locked. The lock goes with the descriptor;
@@ -165,20 +204,18 @@ func lockFile(path string) (*os.File, error) {
 	}
 }
 
-// prune removes the files not used for longest.
-func prune(dir string) {
-	all, err := filepath.Glob(filepath.Join(dir, cachePrefix+"*"))
-	if err != nil || len(all) <= cacheKeep {
+// prune removes all files of a prefix but the keep ones that were used last.
+func prune(dir, prefix string, keep int) {
+	all, err := filepath.Glob(filepath.Join(dir, prefix+"*"))
+	if err != nil || len(all) <= keep {
 		return
 	}
-	used := map[string]time.Time{}
+	use := map[string]time.Time{}
 	for _, path := range all {
-		if st, err := os.Stat(path); err == nil {
-			used[path] = st.ModTime()
-		}
+		use[path] = lastUse(path)
 	}
-	sort.Slice(all, func(i, j int) bool { return used[all[i]].After(used[all[j]]) })
-	for _, path := range all[cacheKeep:] {
+	sort.Slice(all, func(i, j int) bool { return use[all[i]].After(use[all[j]]) })
+	for _, path := range all[keep:] {
 		os.Remove(path)
 	}
 }

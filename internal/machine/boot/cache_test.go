@@ -73,3 +73,79 @@ func TestCacheKeepsTheNewest(t *testing.T) {
 		t.Errorf("%d files, want %d", len(all), cacheKeep)
 	}
 }
+
+// loadFile loads the tiny kernel from a file, with a cache.
+func loadFile(t *testing.T, path, dir string) {
+	t.Helper()
+	k, err := Open("kernel", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	ram := newRAM(t, 64<<20)
+	_, f, err := Load(ram, Config{Kernel: k, CacheDir: dir, Random: first, Log: func(l string) { t.Error(l) }})
+	if err != nil || ram.Load64(f.Physical+8) != kernelMap+0x1000008 {
+		t.Fatalf("%v, %+v", err, f)
+	}
+}
+
+func TestAFileThatIsKnownIsNotReadAgain(t *testing.T) {
+	dir, path := t.TempDir(), filepath.Join(t.TempDir(), "kernel")
+	write := func(p []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(tinyBzImage())
+	loadFile(t, path, dir)
+	notes, _ := filepath.Glob(filepath.Join(dir, knownPrefix+"*"))
+	made, _ := filepath.Glob(filepath.Join(dir, cachePrefix+"*"))
+	if len(notes) != 1 || len(made) != 1 {
+		t.Fatalf("notes %v about %v", notes, made)
+	}
+	k, err := Open("kernel", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Close()
+	id := k.id
+	u := openKnown(knownPath(dir, id), dir, 1<<30)
+	if u == nil {
+		t.Fatal("it is not known")
+	}
+	u.Close()
+	for what, change := range map[string]func(){
+		"another boot": func() {
+			text, _ := os.ReadFile(notes[0])
+			os.WriteFile(notes[0], append(text[:len(text)-3], "zz\n"...), 0o600)
+		},
+		"a cache's file that was written to": func() {
+			p, _ := os.ReadFile(made[0])
+			os.WriteFile(made[0], p, 0o600)
+		},
+		"a cache's file that is gone": func() { os.Remove(made[0]) },
+		"a note about another file":   func() { os.WriteFile(notes[0], []byte(cachePrefix+"/../../x 1 2 3\n"), 0o600) },
+		"an empty note":               func() { os.WriteFile(notes[0], nil, 0o600) },
+	} {
+		change()
+		if u := openKnown(knownPath(dir, id), dir, 1<<30); u != nil {
+			t.Errorf("%s: it is known still", what)
+			u.Close()
+		}
+		loadFile(t, path, dir) // goes on, and notes it anew
+		if u := openKnown(knownPath(dir, id), dir, 1<<30); u == nil {
+			t.Errorf("%s: it was not noted anew", what)
+		} else {
+			u.Close()
+		}
+	}
+	write(tinyBzImage())
+	if k, err = Open("kernel", path); err != nil {
+		t.Fatal(err)
+	}
+	k.Close()
+	if k.id == id {
+		t.Error("a file that was written to has the same identity")
+	}
+}

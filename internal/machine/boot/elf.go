@@ -157,7 +157,7 @@ func (e *elfFile) place(ram *mem.Memory, shift uint64) error {
 		if s.size == 0 {
 			continue
 		}
-		err := ram.WriteFunc(a, uint64(s.size), func(p []byte) error { return readFull(e.r, p, s.off) })
+		err := ram.Fill(a, uint64(s.size), func(p []byte, off int64) error { return readFull(e.r, p, s.off+off) })
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,7 @@ type Image struct {
 	Line string // a module's string as multiboot passes it on: the name and its arguments
 	Size int64
 	io.ReaderAt
+	id    string // of a file: no two have the same, nor one before and after a change
 	close func() error
 }
 
@@ -51,7 +53,16 @@ func Open(what, path string) (*Image, error) {
 		f.Close()
 		return fail(err)
 	}
-	return &Image{Name: path, Line: path, Size: st.Size(), ReaderAt: f, close: f.Close}, nil
+	return &Image{Name: path, Line: path, Size: st.Size(), ReaderAt: f, id: identity(st), close: f.Close}, nil
+}
+
+// identity is what changes when a file does: its place, size and times. The time of the last change of its inode cannot be set.
+func identity(st os.FileInfo) string {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprint(s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim)
 }
 
 // OpenInitrd opens a list of files as QEMU's -initrd has it: separated by commas (a comma in a name is doubled), each with

@@ -30,7 +30,7 @@ func (l *loader) bzImage(h *setup) (*x86.State, error) {
 		return l.selfExtracting(h)
 	}
 	p := io.NewSectionReader(l.Kernel, h.payload, h.payloadSize)
-	u, err := l.payload(p)
+	u, err := l.payload(p, l.Kernel.id)
 	if errors.Is(err, decompress.ErrFormat) {
 		return l.selfExtracting(h)
 	}
@@ -142,7 +142,7 @@ func (l *loader) selfExtracting(h *setup) (*x86.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = l.ram.WriteFunc(mem.Addr(phys), uint64(image), func(p []byte) error { return readFull(l.Kernel, p, h.protected) })
+	err = l.ram.Fill(mem.Addr(phys), uint64(image), func(p []byte, off int64) error { return readFull(l.Kernel, p, h.protected+off) })
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +290,7 @@ func (l *loader) placeInitrd(h *setup, kernel uint64) (span, error) {
 		if im.Size == 0 {
 			continue
 		}
-		err := l.ram.WriteFunc(mem.Addr(at+off), uint64(im.Size), func(p []byte) error { return readFull(im, p, 0) })
+		err := l.ram.Fill(mem.Addr(at+off), uint64(im.Size), func(p []byte, off int64) error { return readFull(im, p, off) })
 		if err != nil {
 			return span{}, fmt.Errorf("initrd %s: %w", im.Name, err)
 		}

@@ -179,7 +179,7 @@ func (l *loader) multibootInfo(free uint64) error {
 		if start+size > uint64(mem.HoleStart) || !l.ram.Contains(mem.Addr(start), size) {
 			return fmt.Errorf("initrd %s is %s, guest memory %s: use --memory %s", im.Name, mib(size), mib(l.ram.Size()), enough(start+size))
 		}
-		if err := l.ram.WriteFunc(mem.Addr(start), size, func(p []byte) error { return readFull(im, p, 0) }); err != nil {
+		if err := l.ram.Fill(mem.Addr(start), size, func(p []byte, off int64) error { return readFull(im, p, off) }); err != nil {
 			return fmt.Errorf("initrd %s: %w", im.Name, err)
 		}
 		name, err := text(im.Line)

@@ -84,12 +84,13 @@ func unpackAnonymous(p *io.SectionReader, limit int64) (*unpacked, error) {
 }
 
 // payload gives the decompressed payload: from the cache, or made, and put into the cache where that is possible.
-func (l *loader) payload(p *io.SectionReader) (*unpacked, error) {
+// id is the identity of the file that p is of.
+func (l *loader) payload(p *io.SectionReader, id string) (*unpacked, error) {
 	limit := min(int64(maxUnpacked), int64(l.ram.Size()))
 	if l.CacheDir == "" {
 		return unpackAnonymous(p, limit)
 	}
-	u, err := cached(l.CacheDir, p, limit)
+	u, err := cached(l.CacheDir, id, p, limit)
 	var ce *cacheError
 	if errors.As(err, &ce) {
 		l.Log(fmt.Sprintf("cache %s: %v; going on without it", l.CacheDir, ce.err))
