@@ -59,8 +59,9 @@ type inspection struct {
 	Root        string   `json:"root"`
 	Volumes     []string `json:"volumes"`
 	Disks       []string `json:"disks"`
-	Kept        bool     `json:"kept"`       // its entry and logs stay when it has ended
-	HugePages   string   `json:"huge_pages"` // off, asked, always, pool
+	Kept        bool     `json:"kept"`              // its entry and logs stay when it has ended
+	HugePages   string   `json:"huge_pages"`        // off, asked, always, pool
+	StartCPU    float64  `json:"start_cpu_seconds"` // CPU time of this process until its guest's first instruction
 	// Counters are statistics by where they come from: cpu0 and on, vm, memory. Their names are those of the accelerator and not promised.
 	Counters map[string]map[string]uint64 `json:"counters"`
 }
@@ -71,7 +72,7 @@ func (m *Machine) Inspect() ([]byte, error) {
 		State: m.State(), Directory: m.entry.Dir(), KernelPath: m.kernelPath, CommandLine: m.commandLine, Initrd: m.cfg.Initrd, Exactly: m.exactly,
 		Command: append([]string{}, m.cfg.Command...), Workdir: m.cfg.Dir, Env: append([]string{}, m.cfg.Env...), Root: m.cfg.Root,
 		Volumes: []string{}, Disks: []string{}, Kept: m.cfg.Keep,
-		HugePages: m.ram.Huge().String(), Counters: m.counters(),
+		StartCPU: m.startCPU.Seconds(), HugePages: m.ram.Huge().String(), Counters: m.counters(),
 	}
 	for _, v := range m.cfg.Volumes {
 		i.Volumes = append(i.Volumes, v.Path+map[bool]string{true: ":rw"}[v.Writable])

@@ -50,21 +50,22 @@ func (e *GuestError) Error() string { return e.What }
 
 // A Machine is a guest that was started. Its methods may be called from any goroutine.
 type Machine struct {
-	cfg     Config
-	exactly bool // no agent: what was given is booted, nothing added
-	entry   *host.Guest
-	ram     *mem.Memory
-	board   *machine.Machine
-	balloon *balloon.Device
-	console tail
-	api     *control.Server
-	agents  net.Listener  // where the agent connects; nil if exactly
-	shares  []wire.Share  // directories over the root
-	net     *user.Network // nil where the guest has none
-	blind   bool          // the kernel's modules were not found: what it needs may not be built in
-	began   time.Time
-	keys    *keyboard
-	logs    []*host.Log
+	cfg      Config
+	exactly  bool // no agent: what was given is booted, nothing added
+	entry    *host.Guest
+	ram      *mem.Memory
+	board    *machine.Machine
+	balloon  *balloon.Device
+	console  tail
+	api      *control.Server
+	agents   net.Listener  // where the agent connects; nil if exactly
+	shares   []wire.Share  // directories over the root
+	net      *user.Network // nil where the guest has none
+	blind    bool          // the kernel's modules were not found: what it needs may not be built in
+	began    time.Time
+	startCPU time.Duration // CPU time of this process until its guest began
+	keys     *keyboard
+	logs     []*host.Log
 
 	kernelPath, commandLine string
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vitrine.dev/vitrine/internal/mem"
 )
 
@@ -123,4 +125,13 @@ func (m *Machine) counters() map[string]map[string]uint64 {
 		m.balloon.Counters(fn)
 	})
 	return all
+}
+
+// cpuTime is the CPU time that this process has used.
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

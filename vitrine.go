@@ -133,6 +133,7 @@ func (m *Machine) build(ctx context.Context, accel backend, k *kernel.Kernel, im
 		m.setState("running")
 		close(m.up)
 	}
+	m.startCPU = cpuTime()
 	go m.runBoard(ctx, first)
 	m.api = control.Serve(l, m)
 	go m.supervise()
