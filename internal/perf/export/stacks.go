@@ -41,9 +41,6 @@ func ByName(name string) (Format, error) {
 	return Format{}, fmt.Errorf("no export format %q; there are %s", name, strings.Join(names, ", "))
 }
 
-// A stack is what samples with the same frames have in common: where the work belongs, then callers first.
-type stack []string
-
 // Marks in folded stacks, as FlameGraph's own tools have them for kernel functions; guests' are ours.
 func mark(s profile.Space) string {
 	switch s {
