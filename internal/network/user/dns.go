@@ -29,10 +29,11 @@ const (
 	rcodeFailed   = 2
 	rcodeNoName   = 3
 	typeA         = 1
+	typeAAAA      = 28
 	typeANY       = 255
 	classIN       = 1
 	localTTL      = 60
-	maxDatagram   = 1472 // what is sent to the guest whole
+	maxDatagram   = 1452 // what is sent to the guest whole
 	maxDNSMessage = 1<<16 - 1
 
 	dnsTry     = 2500 * time.Millisecond // for one name server
@@ -55,30 +56,19 @@ type resolver struct {
 	servers []netip.AddrPort
 }
 
-// dnsPacket answers a packet for the name server.
-func (n *Network) dnsPacket(p *packet) {
-	if p.fragment || len(p.body) < udpHeader {
-		n.counts.malformed.Add(1)
+// dnsPacket answers a datagram for the name server.
+func (n *Network) dnsPacket(from, at netip.AddrPort, query []byte) {
+	if at.Port() != dnsPort {
+		n.udpUnreachable(from, at, nil)
 		return
 	}
-	size := int(be.Uint16(p.body[4:]))
-	if size < udpHeader || size > len(p.body) {
-		n.counts.malformed.Add(1)
-		return
-	}
-	if be.Uint16(p.body[2:]) != dnsPort {
-		n.unreachable(p.bytes, unreachablePort)
-		return
-	}
-	query := p.body[udpHeader:size]
-	from := netip.AddrPortFrom(Guest, be.Uint16(p.body))
 	reply := func(r []byte) {
 		if len(r) > maxDatagram { // the guest asks again, by TCP
 			r = r[:questionEnd(r)]
 			be.PutUint16(r[2:], be.Uint16(r[2:])|dnsTruncated)
 			clear(r[6:dnsHeader])
 		}
-		n.sendUDP(netip.AddrPortFrom(DNS, dnsPort), from, r)
+		n.sendUDP(at, from, r)
 	}
 	if r := n.dns.local(query, n.cfg.Name); r != nil {
 		if len(r) > 0 {
@@ -95,7 +85,7 @@ func (n *Network) dnsPacket(p *packet) {
 	query = bytes.Clone(query)
 	n.work.Go(func() {
 		defer func() { <-n.dns.slots }()
-		if r := n.dns.ask(n.ctx, "udp4", query); r != nil {
+		if r := n.dns.ask(n.ctx, "udp", query); r != nil {
 			reply(r)
 		}
 	})
@@ -153,17 +143,18 @@ func (r *resolver) local(query []byte, guest string) []byte {
 	if name != localZone && !strings.HasSuffix(name, "."+localZone) && name != strings.ToLower(guest) {
 		return nil
 	}
+	wants := func(t uint16) bool { return be.Uint16(query[end-2:]) == classIN && (kind == t || kind == typeANY) }
 	a := netip.Addr{}
-	switch name {
-	case HostName:
+	switch {
+	case name == HostName && wants(typeA):
 		a = Gateway
-	case strings.ToLower(guest):
-		a = Guest
-	default:
+	case name == HostName && wants(typeAAAA):
+		a = Gateway6
+	case name == HostName:
+	case name != strings.ToLower(guest):
 		return answer(query, end, rcodeNoName, a)
-	}
-	if be.Uint16(query[end-2:]) != classIN || kind != typeA && kind != typeANY {
-		a = netip.Addr{}
+	case wants(typeA):
+		a = Guest
 	}
 	return answer(query, end, 0, a)
 }
@@ -179,9 +170,13 @@ func answer(query []byte, end int, rcode uint16, a netip.Addr) []byte {
 	if a.IsValid() {
 		flags |= dnsAuthority
 		r[7] = 1
-		r = append(r, 0xC0, dnsHeader, 0, typeA, 0, classIN) // the name is the question's
+		kind := uint8(typeA)
+		if a.Is6() {
+			kind = typeAAAA
+		}
+		r = append(r, 0xC0, dnsHeader, 0, kind, 0, classIN) // the name is the question's
 		r = be.AppendUint32(r, localTTL)
-		r = append(append(r, 0, 4), a.AsSlice()...)
+		r = append(append(r, 0, uint8(a.BitLen()/8)), a.AsSlice()...)
 	}
 	be.PutUint16(r[2:], flags)
 	return r
@@ -215,7 +210,7 @@ func askOne(ctx context.Context, kind string, server netip.AddrPort, query []byt
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-	if kind == "tcp4" {
+	if kind == "tcp" {
 		if err := writeMessage(c, query); err != nil {
 			return nil, err
 		}
@@ -258,17 +253,17 @@ func (r *resolver) upstream() []netip.AddrPort {
 	return r.servers
 }
 
-// parseResolvConf gives the IPv4 name servers of a resolv.conf(5), or the host itself where it names none.
+// parseResolvConf gives the name servers of a resolv.conf(5), or the host itself where it names none.
 func parseResolvConf(text string) (servers []netip.AddrPort) {
 	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" && len(servers) < dnsServers {
-			if a, err := netip.ParseAddr(f[1]); err == nil && a.Is4() {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
 				servers = append(servers, netip.AddrPortFrom(a, dnsPort))
 			}
 		}
 	}
 	if len(servers) == 0 {
-		servers = append(servers, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), dnsPort))
+		servers = append(servers, netip.AddrPortFrom(loopback4, dnsPort))
 	}
 	return servers
 }
@@ -284,7 +279,7 @@ func (n *Network) serveDNS(c net.Conn) {
 		}
 		r := n.dns.local(query, n.cfg.Name)
 		if r == nil {
-			r = n.dns.ask(n.ctx, "tcp4", query)
+			r = n.dns.ask(n.ctx, "tcp", query)
 		}
 		if len(r) == 0 || writeMessage(c, r) != nil {
 			return

@@ -34,7 +34,8 @@ func TestOwnNamesAreAnsweredHere(t *testing.T) {
 	}{
 		{HostName, typeA, 0, Gateway},
 		{"HOST.Vitrine", typeA, 0, Gateway},
-		{HostName, 28, 0, netip.Addr{}}, // AAAA: the name exists, the address does not
+		{HostName, typeAAAA, 0, Gateway6},
+		{"museum", typeAAAA, 0, netip.Addr{}}, // the name exists, the address does not
 		{"museum", typeA, 0, Guest},
 		{"other.vitrine", typeA, rcodeNoName, netip.Addr{}},
 		{"vitrine", typeA, rcodeNoName, netip.Addr{}},
@@ -176,7 +177,7 @@ func TestOtherPortsOfTheNameServerAreClosed(t *testing.T) {
 func TestResolvConf(t *testing.T) {
 	for text, want := range map[string]string{
 		"nameserver 192.0.2.1\n# nameserver 192.0.2.9\nnameserver\t192.0.2.2 # x\nsearch example\n": "[192.0.2.1:53 192.0.2.2:53]",
-		"nameserver ::1\nnameserver x\n": "[127.0.0.1:53]",
+		"nameserver ::1\nnameserver x\n": "[[::1]:53]",
 		"":                               "[127.0.0.1:53]",
 		"nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\nnameserver 1.1.1.4": "[1.1.1.1:53 1.1.1.2:53 1.1.1.3:53]",
 	} {

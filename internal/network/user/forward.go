@@ -34,7 +34,7 @@ func ParseForward(s string) (f Forward, err error) {
 		return f, bad
 	}
 	host, guest := rest[:i], rest[i+1:]
-	addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	addr := loopback4
 	if j := strings.LastIndexByte(host, ':'); j >= 0 {
 		if addr, err = netip.ParseAddr(strings.Trim(host[:j], "[]")); err != nil {
 			return f, bad
@@ -150,7 +150,13 @@ func (n *Network) pause() bool {
 
 // forwardUDP sends datagrams on to the guest, a flow for each peer.
 func (n *Network) forwardUDP(c *net.UDPConn, port uint16) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
 	b := make([]byte, maxUDPPayload)
+	guest := netip.AddrPortFrom(Guest, port)
+	keys := map[netip.AddrPort]flowKey{} // of peers
 	for {
 		size, peer, err := c.ReadFromUDPAddrPort(b)
 		if errors.Is(err, net.ErrClosed) {
@@ -162,25 +168,28 @@ func (n *Network) forwardUDP(c *net.UDPConn, port uint16) {
 			}
 			continue
 		}
-		k := flowKey{netip.AddrPortFrom(Guest, port), peer}
-		f := n.udp.get(k)
-		if f == nil {
-			guest, err := n.dialGuestUDP(port)
-			if err != nil {
-				continue
+		k, known := keys[peer]
+		if !known || n.udp.get(k) == nil {
+			for p, k := range keys {
+				if len(keys) < maxUDP {
+					break
+				}
+				if !n.udp.has(k) {
+					delete(keys, p)
+				}
 			}
-			f = &flow{
-				guest: guest,
-				send:  func(b []byte) error { _, err := c.WriteToUDPAddrPort(b, peer); return err },
-				end:   func() {},
+			f := &flow{key: n.udp.newPeer(guest), end: func() {}}
+			if peer.Addr().Zone() == "" {
+				f.send = sender(raw, sockaddr(peer))
+			} else {
+				f.send = func(p []byte) error { _, err := c.WriteToUDPAddrPort(p, peer); return err }
 			}
-			if !n.udp.add(k, f) {
-				f.close()
+			if !n.udp.add(f) {
 				return
 			}
-			n.work.Go(func() { n.fromGuest(k, f) })
+			k = f.key
+			keys[peer] = k
 		}
-		f.touch()
-		f.guest.Write(b[:size])
+		n.giveUDP(k.peer, guest, b[:size])
 	}
 }

@@ -135,7 +135,14 @@ func TestOnlyTheGuestsOwnAddressesPass(t *testing.T) {
 		{"to many", udpFrame(netip.AddrPortFrom(Guest, 9), netip.MustParseAddrPort("224.0.0.251:5353"), nil), g.net.counts.unroutable.Load},
 		{"to all", udpFrame(netip.AddrPortFrom(Guest, 9), netip.MustParseAddrPort("255.255.255.255:9"), nil), g.net.counts.unroutable.Load},
 		{"to itself", udpFrame(netip.AddrPortFrom(Guest, 9), netip.AddrPortFrom(Guest, 9), nil), g.net.counts.unroutable.Load},
-		{"IPv6", append(ethernet(etherIPv6), make([]byte, 40)...), g.net.counts.ipv6.Load},
+		{"no IPv6", append(ethernet(etherIPv6), make([]byte, 40)...), g.net.counts.malformed.Load},
+		{"another IPv6 address", udpFrame(netip.MustParseAddrPort("[2001:db8::9]:9"), netip.AddrPortFrom(Gateway6, 9), nil), g.net.counts.spoofed.Load},
+		{"the gateway's IPv6 address", udpFrame(netip.AddrPortFrom(Gateway6, 9), netip.AddrPortFrom(DNS6, 9), nil), g.net.counts.spoofed.Load},
+		{"to IPv6 loopback", udpFrame(guest6, netip.MustParseAddrPort("[::1]:9"), nil), g.net.counts.unroutable.Load},
+		{"to IPv4 loopback as IPv6", udpFrame(guest6, netip.MustParseAddrPort("[::ffff:127.0.0.1]:9"), nil), g.net.counts.unroutable.Load},
+		{"to the host's link", udpFrame(guest6, netip.MustParseAddrPort("[fe80::1]:9"), nil), g.net.counts.unroutable.Load},
+		{"to many by IPv6", udpFrame(guest6, netip.MustParseAddrPort("[ff02::fb]:5353"), nil), g.net.counts.unroutable.Load},
+		{"to a neighbour that is not there", udpFrame(guest6, netip.MustParseAddrPort("[fec0::99]:9"), nil), g.net.counts.unroutable.Load},
 		{"a wrong header checksum", func() []byte { f := bytes.Clone(good); f[network.HeaderSize+10]++; return f }(), g.net.counts.malformed.Load},
 		{"a length past the end", good[:len(good)-1], g.net.counts.malformed.Load},
 		{"a datagram longer than the wire", udpFrame(netip.AddrPortFrom(Guest, 9), to, make([]byte, 3000)), g.net.counts.malformed.Load},
@@ -194,7 +201,7 @@ func TestEchoOfOthersIsSentOnOrRefused(t *testing.T) {
 	if !ok {
 		to = netip.MustParseAddr("198.51.100.1")
 	}
-	f, err := g.net.echo.begin()
+	f, err := g.net.echo.begin(to)
 	allowed := err == nil
 	if allowed {
 		g.net.echo.end(f)
@@ -267,6 +274,9 @@ func TestFramesWithoutADriverAreDropped(t *testing.T) {
 }
 
 func FuzzFrame(f *testing.F) {
+	f.Add(ndpFrame(guest6.Addr(), allNodes, append([]byte{icmp6NeighbourAsk, 0, 0, 0, 0, 0, 0, 0}, Gateway6.AsSlice()...)))
+	f.Add(udpFrame(guest6, netip.AddrPortFrom(DNS6, dnsPort), dnsQuery(HostName, typeAAAA)))
+	f.Add(append(ethernet(etherIPv6), append([]byte{0x60, 0, 0, 0, 0, 16, 0, 64}, make([]byte, 48)...)...))
 	f.Add(arpFrame(GuestMAC, Guest, Gateway))
 	f.Add(icmpFrame(Gateway, icmpEcho, []byte("hello")))
 	f.Add(udpFrame(netip.AddrPortFrom(netip.IPv4Unspecified(), dhcpClient), netip.AddrPortFrom(Gateway, dhcpServer), dhcpQuery(dhcpDiscover, GuestMAC, Guest)))
@@ -290,6 +300,13 @@ func FuzzFrame(f *testing.F) {
 			if h := int(ip[0]&15) * 4; h >= ipHeader && h <= len(ip) {
 				ip[10], ip[11] = 0, 0
 				be.PutUint16(ip[10:], ^sum(ip[:h], 0))
+			}
+		}
+		if be.Uint16(b[12:]) == etherIPv6 && len(b) >= network.HeaderSize+ip6Header {
+			ip := b[network.HeaderSize:]
+			copy(ip[8:], guest6.Addr().AsSlice())
+			if a := netip.AddrFrom16([16]byte(ip[24:])); routable(a) {
+				copy(ip[24:], DNS6.AsSlice())
 			}
 		}
 		g.send(b)

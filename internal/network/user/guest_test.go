@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -22,6 +23,9 @@ import (
 )
 
 const wait = 20 * time.Second
+
+// guest6 is an address that the guest gives itself, and a port.
+var guest6 = netip.MustParseAddrPort("[fec0::5054:ff:fe12:3456]:4321")
 
 // A guest is a machine on a Network: a TCP/IP stack of its own, or a test that reads frames itself.
 type guest struct {
@@ -57,7 +61,7 @@ func newNetwork(t testing.TB, cfg Config) *guest {
 			g.Destroy()
 		}
 	})
-	g.net.Up(network.Sums|network.CutsTCP4, func() {}, func() {})
+	g.net.Up(network.Sums|network.CutsTCP4|network.CutsTCP6, func() {}, func() {})
 	return g
 }
 
@@ -70,10 +74,10 @@ func newGuest(t testing.TB, cfg Config, offloads bool) *guest {
 	if offloads {
 		g.link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload
 		g.link.SupportedGSOKind = stack.HostGSOSupported
-		takes = network.Sums | network.CutsTCP4
+		takes = network.Sums | network.CutsTCP4 | network.CutsTCP6
 	}
 	g.Stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 	})
 	must(g.CreateNIC(nic, g.link))
@@ -81,7 +85,11 @@ func newGuest(t testing.TB, cfg Config, offloads bool) *guest {
 		Protocol:          ipv4.ProtocolNumber,
 		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(Guest.As4()), PrefixLen: 24},
 	}, stack.AddressProperties{}))
-	g.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	must(g.AddProtocolAddress(nic, tcpip.ProtocolAddress{
+		Protocol:          ipv6.ProtocolNumber,
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom16(guest6.Addr().As16()), PrefixLen: 64},
+	}, stack.AddressProperties{}))
+	g.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
 	wake := make(chan struct{}, 1)
 	g.net.Up(takes, func() {
 		select {
@@ -130,18 +138,19 @@ func (g *guest) fromNetwork() {
 			b = append(b, p...)
 		}
 		g.net.Pop()
-		if len(b) != f.Size || be.Uint16(b[12:]) != etherIPv4 {
+		kind := be.Uint16(b[12:])
+		if len(b) != f.Size || kind != etherIPv4 && kind != etherIPv6 {
 			continue
 		}
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b[network.HeaderSize:])})
-		g.link.InjectInbound(ipv4.ProtocolNumber, pkt)
+		g.link.InjectInbound(tcpip.NetworkProtocolNumber(kind), pkt)
 		pkt.DecRef()
 	}
 }
 
 func (g *guest) toNetwork() {
 	for pkt := g.link.Read(); pkt != nil; pkt = g.link.Read() {
-		g.net.Send(append([][]byte{ethernet(etherIPv4)}, pkt.AsSlices()...), network.HeaderSize+pkt.Size(), network.Offload{})
+		g.net.Send(append([][]byte{ethernet(uint16(pkt.NetworkProtocolNumber))}, pkt.AsSlices()...), network.HeaderSize+pkt.Size(), network.Offload{})
 		pkt.DecRef()
 	}
 }
@@ -162,7 +171,7 @@ func (g *guest) send(b []byte) { g.net.Send([][]byte{b}, len(b), network.Offload
 func ipFrame(src, dst netip.Addr, proto uint8, body []byte) []byte {
 	f, b := ipPacket(src, dst, proto, len(body))
 	copy(b, body)
-	copy(f, ethernet(etherIPv4))
+	copy(f, ethernet(be.Uint16(f[12:])))
 	return f
 }
 
@@ -213,16 +222,26 @@ func (g *guest) logged(what string) bool {
 
 // dial connects the guest to a port of an address.
 func (g *guest) dial(to netip.AddrPort) (*gonet.TCPConn, error) {
-	c, err := gonet.DialTCP(g.Stack, tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(to.Addr().As4()), Port: to.Port()}, ipv4.ProtocolNumber)
+	at, kind := address(to)
+	c, err := gonet.DialTCP(g.Stack, at, kind)
 	if err == nil {
 		c.SetDeadline(time.Now().Add(wait))
 	}
 	return c, err
 }
 
+// address is an address as the guest's stack takes it.
+func address(a netip.AddrPort) (tcpip.FullAddress, tcpip.NetworkProtocolNumber) {
+	if a.Addr().Is4() {
+		return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(a.Addr().As4()), Port: a.Port()}, ipv4.ProtocolNumber
+	}
+	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom16(a.Addr().As16()), Port: a.Port()}, ipv6.ProtocolNumber
+}
+
 func (g *guest) dialUDP(to netip.AddrPort) *gonet.UDPConn {
 	g.t.Helper()
-	c, err := gonet.DialUDP(g.Stack, nil, &tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(to.Addr().As4()), Port: to.Port()}, ipv4.ProtocolNumber)
+	at, kind := address(to)
+	c, err := gonet.DialUDP(g.Stack, nil, &at, kind)
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -54,8 +54,11 @@ func offload(pkt *stack.PacketBuffer) (o network.Offload) {
 	ip := len(pkt.NetworkHeader().Slice())
 	o.PartialSum = true
 	o.SumStart, o.SumOffset = uint16(network.HeaderSize+ip), g.CsumOffset
-	if g.Type == stack.GSOTCPv4 && g.MSS > 0 && pkt.Data().Size() > int(g.MSS) {
+	if g.MSS > 0 && pkt.Data().Size() > int(g.MSS) {
 		o.Segment, o.SegmentSize = network.TCP4, g.MSS
+		if g.Type == stack.GSOTCPv6 {
+			o.Segment = network.TCP6
+		}
 		o.HeaderSize = uint16(network.HeaderSize + ip + len(pkt.TransportHeader().Slice()))
 	}
 	return o
@@ -68,7 +71,8 @@ func (l *link) GSOMaxSize() uint32 {
 
 // SupportedGSO implements [stack.GSOEndpoint].
 func (l *link) SupportedGSO() stack.SupportedGSO {
-	if l.out.abilities().Takes(network.Offload{PartialSum: true, Segment: network.TCP4}) {
+	takes := l.out.abilities()
+	if takes.Takes(network.Offload{Segment: network.TCP4}) && takes.Takes(network.Offload{Segment: network.TCP6}) {
 		return stack.HostGSOSupported
 	}
 	return stack.GSONotSupported
@@ -81,7 +85,7 @@ func (l *link) Capabilities() stack.LinkEndpointCapabilities {
 
 // AddHeader implements [stack.NetworkLinkEndpoint].
 func (l *link) AddHeader(pkt *stack.PacketBuffer) {
-	putEthernet(pkt.LinkHeader().Push(network.HeaderSize), GuestMAC, etherIPv4)
+	putEthernet(pkt.LinkHeader().Push(network.HeaderSize), GuestMAC, uint16(pkt.NetworkProtocolNumber)) // which are Ethernet's types
 }
 
 // The rest of [stack.NetworkLinkEndpoint] holds no surprise.

@@ -7,6 +7,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -39,7 +40,7 @@ type netstack struct {
 
 func (n *Network) makeStack() {
 	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol},
 	})
 	ns := &netstack{Stack: s, link: &link{out: &n.out}}
@@ -59,14 +60,18 @@ func (n *Network) makeStack() {
 		Protocol:          ipv4.ProtocolNumber,
 		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom4(Gateway.As4()), PrefixLen: Subnet.Bits()},
 	}, stack.AddressProperties{}))
+	must(s.AddProtocolAddress(nic, tcpip.ProtocolAddress{
+		Protocol:          ipv6.ProtocolNumber,
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFrom16(Gateway6.As16()), PrefixLen: Subnet6.Bits()},
+	}, stack.AddressProperties{}))
 	// The stack answers in the name of every address.
 	must(s.SetPromiscuousMode(nic, true))
 	must(s.SetSpoofing(nic, true))
-	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
 
 	ns.tcp = tcp.NewForwarder(s, largeBuffer, 2*maxOpening, n.acceptTCP)
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, n.tcpPacket)
-	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, n.acceptUDP).HandlePacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, n.assembled)
 	n.stack = ns
 }
 
@@ -77,8 +82,8 @@ func must(err tcpip.Error) {
 	}
 }
 
-// inject gives the stack a packet of the guest's, which it takes over.
-func (n *Network) inject(v *buffer.View) {
+// inject gives the stack a packet of the guest's of an Ethernet type, which it takes over.
+func (n *Network) inject(kind uint16, v *buffer.View) {
 	n.once.Do(n.makeStack)
 	if n.stack == nil { // Close was first
 		v.Release()
@@ -86,7 +91,7 @@ func (n *Network) inject(v *buffer.View) {
 	}
 	n.stack.link.bulk.Store(v.Size() > bulk)
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
-	n.stack.link.dispatcher.DeliverNetworkPacket(ipv4.ProtocolNumber, pkt)
+	n.stack.link.dispatcher.DeliverNetworkPacket(tcpip.NetworkProtocolNumber(kind), pkt)
 	pkt.DecRef()
 }
 

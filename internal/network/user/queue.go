@@ -55,8 +55,25 @@ func (i *item) size() int {
 func (i *item) release() {
 	if i.pkt != nil {
 		i.pkt.DecRef()
+	} else if cap(i.raw) == frameSize {
+		frames.Put((*[frameSize]byte)(i.raw[:frameSize]))
 	}
 	*i = item{}
+}
+
+// frameSize is enough for a frame of a packet of MTU bytes.
+const frameSize = 2048
+
+var frames = sync.Pool{New: func() any { return new([frameSize]byte) }}
+
+// newFrame gives size zeroed bytes for a frame of our own.
+func newFrame(size int) []byte {
+	if size > frameSize {
+		return make([]byte, size)
+	}
+	b := frames.Get().(*[frameSize]byte)[:size]
+	clear(b)
+	return b
 }
 
 func (q *queue) up(takes network.Abilities, wake func()) {

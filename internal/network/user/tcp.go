@@ -35,7 +35,7 @@ const (
 // syns keeps the beginnings of the packets that open connections, for the ICMP error that some of them are answered with.
 type syns struct {
 	mu  sync.Mutex
-	all map[stack.TransportEndpointID][ipHeader + 8]byte
+	all map[stack.TransportEndpointID]beginning
 }
 
 // add notes a SYN. It returns false where it came before, or where there are too many.
@@ -46,21 +46,33 @@ func (s *syns) add(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 		return false
 	}
 	if s.all == nil {
-		s.all = map[stack.TransportEndpointID][ipHeader + 8]byte{}
+		s.all = map[stack.TransportEndpointID]beginning{}
 	}
-	var b [ipHeader + 8]byte
-	copy(b[:], pkt.NetworkHeader().Slice())
-	b[0] = 0x45 // without its options
-	copy(b[ipHeader:], pkt.TransportHeader().Slice())
+	var b beginning
+	switch ip := pkt.NetworkHeader().Slice(); {
+	case len(ip) >= ip6Header && ip[0]>>4 == 6:
+		b.size = copy(b.bytes[:], ip[:ip6Header])
+		b.bytes[6] = protoTCP // without extensions
+	case len(ip) >= ipHeader:
+		b.size = copy(b.bytes[:], ip[:ipHeader])
+		b.bytes[0] = 0x45 // without options
+	}
+	b.size += copy(b.bytes[b.size:][:8], pkt.TransportHeader().Slice())
 	s.all[id] = b
 	return true
+}
+
+// A beginning is a packet's IP header and 8 bytes.
+type beginning struct {
+	bytes [ip6Header + 8]byte
+	size  int
 }
 
 func (s *syns) get(id stack.TransportEndpointID) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.all[id]
-	return b[:]
+	return b.bytes[:b.size]
 }
 
 func (s *syns) remove(id stack.TransportEndpointID) {
@@ -134,14 +146,14 @@ func (n *Network) dial(to netip.AddrPort) (*net.TCPConn, error) {
 		n.say("tcp", "the guest wants more connections than it may have: refused")
 		return nil, errTooMany
 	}
-	if to.Addr() == DNS {
+	if isDNS(to.Addr()) {
 		if to.Port() == dnsPort {
 			return nil, nil
 		}
 		n.giveSlot()
 		return nil, errTooMany
 	}
-	c, err := dialer.DialContext(n.ctx, "tcp4", netip.AddrPortFrom(outside(to.Addr()), to.Port()).String())
+	c, err := dialer.DialContext(n.ctx, "tcp", netip.AddrPortFrom(outside(to.Addr()), to.Port()).String())
 	if err != nil {
 		n.giveSlot()
 		return nil, err
@@ -376,4 +388,9 @@ func (g *guestEnd) bury() {
 	}
 }
 
-func addr(a tcpip.Address) netip.Addr { return netip.AddrFrom4(a.As4()) }
+func addr(a tcpip.Address) netip.Addr {
+	if a.Len() == 4 {
+		return netip.AddrFrom4(a.As4())
+	}
+	return netip.AddrFrom16(a.As16())
+}

@@ -22,17 +22,19 @@ func echoUDP(t *testing.T) netip.AddrPort {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	go func() {
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := c.ReadFromUDPAddrPort(b)
-			if err != nil {
-				return
-			}
-			c.WriteToUDPAddrPort(b[:n], from)
-		}
-	}()
+	go sendBack(c)
 	return netip.AddrPortFrom(Gateway, c.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+}
+
+func sendBack(c *net.UDPConn) {
+	b := make([]byte, 1<<16)
+	for {
+		n, from, err := c.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return
+		}
+		c.WriteToUDPAddrPort(b[:n], from)
+	}
 }
 
 func TestDatagramsGoAndComeWhole(t *testing.T) {

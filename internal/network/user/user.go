@@ -1,38 +1,20 @@
 // Package user is a network for one guest that needs no rights on the host: what the guest sends is taken apart here, and goes out through sockets
 // like any program's.
 //
-// The guest sees 10.0.2.0/24, as with QEMU's user networking: itself at .15, the host at .2, a name server at .3. TCP is ended on this side by gVisor's
-// netstack, which is made when the first connection is; ARP, DHCP, DNS and echo requests are answered without it. Each guest has a network
-// of its own: there is nobody else on it.
+// The guest sees 10.0.2.0/24 and fec0::/64, as with QEMU's user networking: the host at .2 and ::2, a name server at .3 and ::3, itself at .15 and where it
+// likes. TCP is ended on this side by gVisor's netstack, which is made when the first connection is; all else is answered or sent on without it.
+// Each guest has a network of its own: there is nobody else on it.
 package user
 
 import (
 	"context"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"vitrine.dev/vitrine/internal/network"
-)
-
-// The addresses on the guest's network. They are QEMU's.
-var (
-	Subnet  = netip.MustParsePrefix("10.0.2.0/24")
-	Gateway = netip.MustParseAddr("10.0.2.2") // the host; for the guest also the way out
-	DNS     = netip.MustParseAddr("10.0.2.3")
-	Guest   = netip.MustParseAddr("10.0.2.15")
-)
-
-// HostName is the name by which the guest finds the host: what listens on the host's 127.0.0.1 is at Gateway.
-const HostName = "host.vitrine"
-
-var (
-	// GuestMAC is the guest's: nobody else is on its network, so all guests have the same. It is QEMU's first, locally administered.
-	GuestMAC  = network.MAC{0x52, 0x54, 0x00, 0x12, 0x34, 0x56}
-	routerMAC = network.MAC{0x52, 0x55, 0x0a, 0x00, 0x02, 0x02}
 )
 
 // Config says what a network is to do.
@@ -73,6 +55,9 @@ type Network struct {
 	once  sync.Once
 	stack *netstack // made by once
 
+	again     sync.Once     // the guest has asked for a router: it is told again from now on
+	fragments atomic.Uint32 // the last identification
+
 	listeners []closer
 	counts    counts
 	said      sync.Map // what was logged, by kind
@@ -81,7 +66,7 @@ type Network struct {
 type closer interface{ Close() error }
 
 type counts struct {
-	spoofed, malformed, unroutable, ipv6, refused, unanswered atomic.Uint64
+	spoofed, malformed, unroutable, refused, unanswered atomic.Uint64
 }
 
 // New makes a network, with all of its forwards listening, or none: an error then says which could not.
@@ -158,32 +143,11 @@ func (n *Network) Counters(fn func(name string, value uint64)) {
 	fn("spoofed", c.spoofed.Load())
 	fn("malformed", c.malformed.Load())
 	fn("unroutable", c.unroutable.Load())
-	fn("ipv6", c.ipv6.Load())
 	fn("refused", c.refused.Load())
 	fn("unanswered", c.unanswered.Load())
 	fn("overflow", n.out.overflow.Load())
 	fn("tcp", uint64(len(n.tcp)))
 	fn("udp", uint64(n.udp.count()))
-}
-
-// outside is where on the host's network something for a goes: the gateway is the host itself.
-func outside(a netip.Addr) netip.Addr {
-	if a == Gateway {
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	return a
-}
-
-// routable tells whether the guest may send to a: one host, and none of those addresses that mean the host that uses them (RFC 6890).
-func routable(a netip.Addr) bool {
-	b := a.As4()
-	switch {
-	case b[0] == 0, a.IsLoopback(), b[0] >= 224: // this network, loopback, multicast, reserved, broadcast
-		return false
-	case Subnet.Contains(a):
-		return a == Gateway || a == DNS
-	}
-	return true
 }
 
 var dialer = net.Dialer{Timeout: dialTimeout}
