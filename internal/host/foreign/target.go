@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"vitrine.dev/vitrine/internal/guest"
 	"vitrine.dev/vitrine/internal/host/vmm"
@@ -156,28 +155,21 @@ func (t *Target) Kernel(ctx context.Context) (*guest.Kernel, error) {
 	return nil, first
 }
 
-// confirms tells whether the kernel that was found sees RAM end where this way ends it: max_pfn is the end of RAM, max_low_pfn of that below 4 GiB
-// (arch/x86/kernel/setup.c), less what the firmware keeps at their ends.
+// confirms tells whether the kernel that was found sees RAM end where this way ends it, which says where the hole is: at max_pfn
+// (arch/x86/kernel/setup.c), or before it by what firmware keeps there.
 func (t *Target) confirms(k *guest.Kernel) bool {
-	ends := func(name string, end uint64) bool {
-		const kept = 128 << 20
-		s, err := k.Symbols.Lookup(name)
-		if err != nil {
-			return true // nothing is said against it
-		}
-		var b [8]byte
-		if k.ReadAt(b[:], s.Addr) != nil {
-			return false
-		}
-		at := le.Uint64(b[:]) << 12
-		return at <= end && at+kept >= end
+	const kept = 64 << 20
+	s, err := k.Symbols.Lookup("max_pfn")
+	if err != nil {
+		return true // nothing is said against it
+	}
+	var b [8]byte
+	if k.ReadAt(b[:], s.Addr) != nil {
+		return false
 	}
 	last := t.regions[len(t.regions)-1]
-	low := last
-	if i := slices.IndexFunc(t.regions, func(r mem.Region) bool { return r.Base >= 1<<32 }); i > 0 {
-		low = t.regions[i-1]
-	}
-	return ends("max_pfn", uint64(last.Base)+last.Size) && ends("max_low_pfn", uint64(low.Base)+low.Size)
+	at, end := le.Uint64(b[:])<<12, uint64(last.Base)+last.Size
+	return at <= end && at+kept >= end
 }
 
 // Regions lists the guest's RAM.
