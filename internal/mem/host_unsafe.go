@@ -45,6 +45,27 @@ func mapSealed(fd int, size uint64, huge Huge) ([]byte, error) {
 	return host, err
 }
 
+// mapFile maps a memfd whose pages come when they are first touched.
+func mapFile(fd int, size uint64) ([]byte, error) {
+	return unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+}
+
+// mapShared maps all of a memfd that mapSealed made.
+func mapShared(fd int) ([]byte, error) {
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if seals&unix.F_SEAL_SHRINK == 0 || st.Size <= 0 || st.Size%PageSize != 0 {
+		return nil, unix.EINVAL // it could be shrunk under the mapping
+	}
+	return mapFile(fd, uint64(st.Size))
+}
+
 func unmap(fd int, host []byte) error {
 	err := unix.Munmap(host)
 	if e := unix.Close(fd); err == nil {

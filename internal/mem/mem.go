@@ -95,11 +95,26 @@ func newMemory(size uint64, huge Huge) (*Memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mem: %d MiB of guest memory: %w", size>>20, err)
 	}
+	return memory(fd, host, huge), nil
+}
+
+// Open maps the RAM that another process made, by its memfd, which the Memory takes over. Writes are seen by the watchers of the Memory that they
+// go through: who writes here tells the other process, which calls Written.
+func Open(fd int) (*Memory, error) {
+	host, err := mapShared(fd)
+	if err != nil {
+		return nil, fmt.Errorf("mem: another process's guest memory: %w", err)
+	}
+	return memory(fd, host, shmemHuge()), nil
+}
+
+func memory(fd int, host []byte, huge Huge) *Memory {
+	size := uint64(len(host))
 	words := (size/PageSize + 63) / 64
 	return &Memory{
 		fd: fd, host: host, regions: Layout(size), low: min(size, uint64(HoleStart)), huge: huge,
 		code: make([]atomic.Uint64, words), dirty: make([]atomic.Uint64, words),
-	}, nil
+	}
 }
 
 // Close unmaps the RAM. No accessor may be running or be called afterwards.

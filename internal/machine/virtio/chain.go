@@ -14,17 +14,20 @@ type Chain struct {
 	// Writable is where the driver wants its answer. Who fills it tells Push how much; Write fills it from the front.
 	Writable [][]byte
 
-	head    uint16
-	in, out [][]byte // the whole of both: the memory is kept for the next chain
-	segs    []segment
-	filled  uint64
+	head            uint16
+	in, out         [][]byte // the whole of both: the memory is kept for the next chain
+	inSegs, outSegs []Segment
+	filled          uint64
 }
 
-// segment is where a writable buffer is in the guest.
-type segment struct {
-	a mem.Addr
-	n uint32
+// A Segment is where a buffer is in the guest.
+type Segment struct {
+	Addr mem.Addr
+	Len  uint32
 }
+
+// Segments says where the whole of Readable and Writable is, for who has the guest's memory mapped elsewhere.
+func (c *Chain) Segments() (readable, writable []Segment) { return c.inSegs, c.outSegs }
 
 func (c *Chain) add(ram *mem.Memory, a mem.Addr, n uint32, write bool) error {
 	if !write && len(c.out) > 0 {
@@ -38,10 +41,10 @@ func (c *Chain) add(ram *mem.Memory, a mem.Addr, n uint32, write bool) error {
 		return err
 	}
 	if write {
-		c.out, c.segs = append(c.out, p), append(c.segs, segment{a, n})
+		c.out, c.outSegs = append(c.out, p), append(c.outSegs, Segment{a, n})
 		c.Writable = c.out
 	} else {
-		c.in = append(c.in, p)
+		c.in, c.inSegs = append(c.in, p), append(c.inSegs, Segment{a, n})
 		c.Readable = c.in
 	}
 	return nil
@@ -83,21 +86,14 @@ func (c *Chain) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// EachWritable calls fn with the place of each writable buffer in the guest, whole.
-func (c *Chain) EachWritable(fn func(a mem.Addr, n uint64)) {
-	for _, s := range c.segs {
-		fn(s.a, uint64(s.n))
-	}
-}
-
 // report tells the memory that the first n writable bytes were written.
 func (c *Chain) report(ram *mem.Memory, n uint64) {
-	for _, s := range c.segs {
-		k := min(n, uint64(s.n))
+	for _, s := range c.outSegs {
+		k := min(n, uint64(s.Len))
 		if k == 0 {
 			return
 		}
-		ram.Written(s.a, int(k))
+		ram.Written(s.Addr, int(k))
 		n -= k
 	}
 }
@@ -121,7 +117,7 @@ func (q *Queue) chain() *Chain {
 	if n := len(q.free); n > 0 {
 		c := q.free[n-1]
 		q.free = q.free[:n-1]
-		*c = Chain{in: c.in[:0], out: c.out[:0], segs: c.segs[:0]}
+		*c = Chain{in: c.in[:0], out: c.out[:0], inSegs: c.inSegs[:0], outSegs: c.outSegs[:0]}
 		return c
 	}
 	return &Chain{}

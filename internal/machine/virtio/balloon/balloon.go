@@ -177,7 +177,10 @@ func (d *Device) giveAway(ram *mem.Memory, run, end uint64) {
 
 // report gives pages back that the guest does not use now. It may use them again as soon as the chain is its own.
 func (d *Device) report(ram *mem.Memory, c *virtio.Chain) {
-	c.EachWritable(func(a mem.Addr, n uint64) { d.discard(ram, a, n, &d.reported) })
+	_, pages := c.Segments()
+	for _, p := range pages {
+		d.discard(ram, p.Addr, uint64(p.Len), &d.reported)
+	}
 }
 
 type deviceState struct{ Target, Actual uint32 }
