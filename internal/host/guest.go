@@ -22,8 +22,26 @@ type Guest struct {
 	dir  string
 	lock *os.File
 
-	mu    sync.Mutex // guards state and its file
+	mu    sync.Mutex // guards what follows, and the state's file
 	state State
+	files Files
+}
+
+// Files are the files of a guest's directory, as far as they change once the guest runs. A [Directory] changes them itself; a process without the right to has
+// another do it.
+type Files interface {
+	// WriteState replaces the state's file whole, so that who reads sees the old or the new.
+	WriteState(text []byte) error
+	// RemoveSocket removes the guest's socket, Remove its directory, and nothing that we did not make.
+	RemoveSocket() error
+	Remove() error
+}
+
+// Delegate has what changes from now on changed by f.
+func (g *Guest) Delegate(f Files) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.files = f
 }
 
 // Register enters a guest in the registry, under s.Name, or a name made up where it is empty. The directories of guests that have gone are
@@ -88,24 +106,16 @@ func sweep(top string) {
 			continue
 		}
 		if _, kept := read(dir); !kept {
-			remove(dir)
+			Directory(dir).Remove()
 		}
 	}
-}
-
-// remove removes a guest's directory, and nothing that we did not make.
-func remove(dir string) {
-	for _, f := range []string{socketFile, ConsoleLog, OutputLog, stateFile, stateFile + ".new", lockFile} {
-		os.Remove(filepath.Join(dir, f))
-	}
-	os.Remove(dir)
 }
 
 func enter(dir string, s State) (*Guest, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	g := &Guest{dir: dir, state: s}
+	g := &Guest{dir: dir, state: s, files: Directory(dir)}
 	g.state.Name = filepath.Base(dir)
 	var err error
 	g.lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -152,17 +162,13 @@ func (g *Guest) Update(fn func(*State)) error {
 	return g.write()
 }
 
-// write replaces state.json whole, so that who reads sees the old or the new. The caller holds g.mu, or is alone.
+// write writes state.json. The caller holds g.mu, or is alone.
 func (g *Guest) write() error {
 	text, err := json.Marshal(g.state)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(g.dir, stateFile)
-	if err := os.WriteFile(path+".new", append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return g.files.WriteState(append(text, '\n'))
 }
 
 // Listen makes the guest's socket, for its owner alone.
@@ -184,16 +190,16 @@ func (g *Guest) Listen() (*net.UnixListener, error) {
 func (g *Guest) Finish(status int, why string) error {
 	now := time.Now().UTC().Truncate(time.Second)
 	err := g.Update(func(s *State) { s.State, s.ExitStatus, s.Error, s.Finished = Ended, &status, why, &now })
-	os.Remove(filepath.Join(g.dir, socketFile))
+	g.files.RemoveSocket()
 	if err != nil { // an entry that says it runs would be swept anyway
-		remove(g.dir)
+		g.files.Remove()
 	}
 	return errors.Join(err, g.lock.Close())
 }
 
 // Close takes the guest out of the registry.
 func (g *Guest) Close() error {
-	remove(g.dir)
+	g.files.Remove()
 	if g.lock == nil {
 		return nil
 	}

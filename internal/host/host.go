@@ -224,7 +224,7 @@ func (e *Entry) Remove() error {
 	if locked(filepath.Join(e.dir, lockFile)) {
 		return fmt.Errorf("%s runs: vitrine stop %s, or rm --force", e.Name, e.Name)
 	}
-	remove(e.dir)
+	Directory(e.dir).Remove()
 	return nil
 }
 
