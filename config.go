@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"vitrine.dev/vitrine/internal/host"
 	"vitrine.dev/vitrine/internal/mem"
-	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // Config says what to run. Its zero value, with a Command, runs the command in a guest of two processors whose root is the host's.
@@ -25,9 +25,6 @@ type Config struct {
 	HugePages bool
 	// Accel is what runs the processors: Auto, KVM or Soft; empty: Auto.
 	Accel string
-	// CPU is which processor the guest sees: "max", "x86-64-v3" or "x86-64-v2", and after commas flags to add and take away, named as in
-	// /proc/cpuinfo: "x86-64-v3,+aes,-fma". A flag that Accel cannot give is an error. Empty: max, all that it can.
-	CPU string
 
 	// KernelPath is a bzImage, a vmlinux ELF or a multiboot image; empty: one is found or fetched.
 	KernelPath string
@@ -78,8 +75,13 @@ type Config struct {
 	BootTimeout time.Duration
 	// Log gets lines for people: which accelerator, which kernel, progress. May be nil.
 	Log func(line string)
-	// Init is the program that becomes the guest's first process: its main calls GuestMain; empty: this one.
+	// Init is the program that becomes the guest's first process, and on the host the processes that serve its files and network: its main calls
+	// GuestMain; empty: this one.
 	Init string
+	// Confine takes from the calling process, for good and before the guest runs, all rights that a running guest does not need: it cannot open a
+	// file or start a program any more, its working directory is /, and started by root it is another user without capabilities. For
+	// programs that do nothing but this.
+	Confine bool
 }
 
 // A Volume is a directory of the host at its own path in the guest.
@@ -127,9 +129,6 @@ func (c *Config) check(hostCPUs int) error {
 	if c.Accel == "" {
 		c.Accel = Auto
 	}
-	if c.CPU == "" {
-		c.CPU = model.Max
-	}
 	if c.Root == "" {
 		c.Root = RootHost
 	}
@@ -157,6 +156,13 @@ func (c *Config) check(hostCPUs int) error {
 		return fmt.Errorf("--workdir %s: give an absolute path", c.Dir)
 	case strings.ContainsRune(c.Append, 0):
 		return fmt.Errorf("--append: it has a zero byte")
+	}
+	c.Disks = slices.Clone(c.Disks)
+	for i, d := range c.Disks {
+		var err error
+		if c.Disks[i].Path, err = filepath.Abs(d.Path); err != nil {
+			return fmt.Errorf("--disk %s: %w", d.Path, err)
+		}
 	}
 	for _, v := range c.Volumes {
 		if !filepath.IsAbs(v.Path) {

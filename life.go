@@ -3,7 +3,6 @@ package vitrine
 import (
 	"encoding/json"
 	"errors"
-	"path/filepath"
 
 	"vitrine.dev/vitrine/internal/control"
 	"vitrine.dev/vitrine/internal/host"
@@ -78,11 +77,7 @@ func (m *Machine) Inspect() ([]byte, error) {
 		i.Volumes = append(i.Volumes, v.Path+map[bool]string{true: ":rw"}[v.Writable])
 	}
 	for _, d := range m.cfg.Disks {
-		path, err := filepath.Abs(d.Path)
-		if err != nil {
-			path = d.Path
-		}
-		i.Disks = append(i.Disks, path+map[bool]string{true: ":ro"}[d.ReadOnly])
+		i.Disks = append(i.Disks, d.Path+map[bool]string{true: ":ro"}[d.ReadOnly])
 	}
 	return json.Marshal(i)
 }

@@ -14,6 +14,9 @@ import (
 	"vitrine.dev/vitrine/internal/agent/client"
 	"vitrine.dev/vitrine/internal/agent/wire"
 	"vitrine.dev/vitrine/internal/control"
+	"vitrine.dev/vitrine/internal/helper"
+	"vitrine.dev/vitrine/internal/helper/files"
+	"vitrine.dev/vitrine/internal/helper/registry"
 	"vitrine.dev/vitrine/internal/host"
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/machine"
@@ -66,6 +69,10 @@ type Machine struct {
 	startCPU time.Duration // CPU time of this process until its guest began
 	keys     *keyboard
 	logs     []*host.Log
+	helpers  []*helper.Process // the keeper first
+	keeper   *registry.Files   // changes the guest's directory
+	files    []*files.Share
+	lacks    string // layers of confinement that the host does not have
 
 	kernelPath, commandLine string
 
@@ -228,6 +235,9 @@ func (m *Machine) clear() {
 	if m.agent != nil {
 		m.agent.Close()
 	}
+	for _, s := range m.files {
+		s.Hang() // requests under way fail: the board waits for them
+	}
 	if m.board != nil {
 		m.board.Close()
 	}
@@ -240,6 +250,11 @@ func (m *Machine) clear() {
 	for _, l := range m.logs {
 		l.Close()
 	}
+	defer func() {
+		for _, h := range m.helpers {
+			h.Close()
+		}
+	}()
 	select {
 	case <-m.over:
 		if m.cfg.Keep {

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"vitrine.dev/vitrine/internal/agent/wire"
+	"vitrine.dev/vitrine/internal/helper/files"
 	"vitrine.dev/vitrine/internal/hostfs"
 	"vitrine.dev/vitrine/internal/machine/virtio"
 	"vitrine.dev/vitrine/internal/machine/virtio/fs"
@@ -33,37 +34,62 @@ func (m *Machine) attachAgent(plug func(virtio.Device) error) error {
 		m.cfg.Log("--root host-all: the guest sees every file that you can read")
 		rule = hostfs.Owner
 	}
-	if err := serve(plug, rootTag, hostfs.HostRoot(rule)); err != nil {
-		return err
-	}
+	root := []export{{tag: rootTag, Export: hostfs.HostRoot(rule)}}
 	volumes := m.cfg.Volumes
 	if d := m.cfg.Dir; d != "" && d != "/" {
 		volumes = append([]Volume{{Path: d}}, volumes...)
 	}
 	home, _ := os.UserHomeDir()
+	var shares []export
 	for i, v := range volumes {
-		tag := fmt.Sprintf("share%d", i)
-		err := serve(plug, tag, hostfs.Export{Dir: v.Path, Rule: hostfs.Owner, Home: home, Writable: v.Writable})
+		e := export{fmt.Sprintf("share%d", i), hostfs.Export{Dir: v.Path, Rule: hostfs.Owner, Home: home, Writable: v.Writable}}
+		err := e.Check()
 		if errors.Is(err, hostfs.ErrPseudo) && v.Path == m.cfg.Dir {
 			continue // we stand in /proc or the like: the guest has its own
 		}
 		if err != nil {
 			return err
 		}
-		m.shares = append(m.shares, wire.Share{Tag: tag, Source: "/", Target: v.Path, Writable: v.Writable})
+		shares = append(shares, e)
+		m.shares = append(m.shares, wire.Share{Tag: e.tag, Source: "/", Target: v.Path, Writable: v.Writable})
+	}
+	// What nobody could read is served without any right; directories of the user need the user's.
+	for _, group := range [][]export{root, shares} {
+		if err := m.serve(plug, group); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// serve plugs in a virtio file system that shows e.
-func serve(plug func(virtio.Device) error, tag string, e hostfs.Export) error {
-	server, err := hostfs.New(e)
+// An export is a directory that the guest mounts by tag.
+type export struct {
+	tag string
+	hostfs.Export
+}
+
+// serve plugs in virtio file systems that show group, served by one process.
+func (m *Machine) serve(plug func(virtio.Device) error, group []export) error {
+	if len(group) == 0 {
+		return nil
+	}
+	var exports []hostfs.Export
+	for _, e := range group {
+		exports = append(exports, e.Export)
+	}
+	process, shares, err := files.Start(m.helperOptions(), m.ram.FD(), helperUser(), exports)
 	if err != nil {
 		return err
 	}
-	d, err := fs.New(tag, server)
-	if err != nil {
-		return err
+	m.helpers, m.files = append(m.helpers, process), append(m.files, shares...)
+	for i, e := range group {
+		d, err := fs.New(e.tag, shares[i])
+		if err != nil {
+			return err
+		}
+		if err := plug(d); err != nil {
+			return err
+		}
 	}
-	return plug(d)
+	return nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/agent"
 	"vitrine.dev/vitrine/internal/control"
+	"vitrine.dev/vitrine/internal/helper"
 	"vitrine.dev/vitrine/internal/host"
 	"vitrine.dev/vitrine/internal/initramfs"
 	"vitrine.dev/vitrine/internal/kernel"
@@ -33,9 +34,10 @@ import (
 	"vitrine.dev/vitrine/internal/x86"
 )
 
-// GuestMain is what main calls first in a program that can be its guests' first process (see Config.Init). It returns at once, except
-// in a guest, where it never does.
+// GuestMain is what main calls first in a program that starts guests, or is their first process (see Config.Init). It returns at once, except in a guest
+// and in the processes that serve one on the host, where it never does.
 func GuestMain() {
+	helper.Run(helpers)
 	agent.Main()
 	transfer.Main(os.Args)
 }
@@ -47,9 +49,6 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	}
 	accel, line, err := chooseBackend(cfg.Accel, openKVM)
 	if err != nil {
-		return nil, err
-	}
-	if err := setModel(accel, cfg.CPU); err != nil {
 		return nil, err
 	}
 	cfg.Log(line)
@@ -104,6 +103,9 @@ func (m *Machine) build(ctx context.Context, accel backend, k *kernel.Kernel, im
 	}); err != nil {
 		return err
 	}
+	if err := m.keep(); err != nil {
+		return err
+	}
 	if err := m.openLogs(); err != nil {
 		return err
 	}
@@ -132,13 +134,20 @@ func (m *Machine) build(ctx context.Context, accel backend, k *kernel.Kernel, im
 	if err != nil {
 		return err
 	}
+	if err := m.helpersReady(); err != nil {
+		l.Close()
+		return err
+	}
+	m.api = control.Serve(l, m) // before this process may become another user: it answers its owner
+	if err := m.confine(); err != nil {
+		return err
+	}
 	if m.exactly {
 		m.setState("running")
 		close(m.up)
 	}
 	m.startCPU = cpuTime()
 	go m.runBoard(ctx, first)
-	m.api = control.Serve(l, m)
 	go m.supervise()
 	return nil
 }

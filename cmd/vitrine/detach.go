@@ -70,6 +70,10 @@ func runDetached(c *vitrine.Config, quiet bool) error {
 	os.Unsetenv(detachedVar)
 	unix.CloseOnExec(upFD)
 	up := os.NewFile(upFD, "up")
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // the guest's process can open nothing later
+	if err != nil {
+		return err
+	}
 	log := &progress{quiet: quiet}
 	c.Log = log.line
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,7 +87,6 @@ func runDetached(c *vitrine.Config, quiet bool) error {
 		}
 		return err
 	}
-	confineSelf(c.Log)
 	s.attach(m, false)
 	select {
 	case <-m.Up():
@@ -93,13 +96,10 @@ func runDetached(c *vitrine.Config, quiet bool) error {
 			return &exitError{status, err}
 		}
 	}
-	os.Chdir("/")
 	fmt.Fprintln(up, m.Name())
 	up.Close()
-	if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
-		unix.Dup3(int(null.Fd()), 2, 0)
-		null.Close()
-	}
+	unix.Dup3(int(null.Fd()), 2, 0)
+	null.Close()
 	status, _ := m.Wait()
 	return &exitError{status, nil}
 }

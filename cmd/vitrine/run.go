@@ -13,12 +13,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"vitrine.dev/vitrine"
-	"vitrine.dev/vitrine/internal/confine"
 )
 
 // runFlags are run's, as typed.
 type runFlags struct {
 	name, memory, accel, kernel, initrd, appendLine, modules, root, dir string
+	confine                                                             string
 	cpus                                                                int
 	disks, volumes, ports, env                                          []string
 	quiet, detach, remove                                               bool
@@ -66,7 +66,6 @@ cannot be executed, was not found.`,
 	fl.StringVar(&f.memory, "memory", "1G", "the guest's memory, `SIZE` like 512M")
 	fl.BoolVar(&f.config.HugePages, "hugepages", false, "take the memory from the host's pool of huge pages")
 	fl.StringVar(&f.accel, "accel", vitrine.Auto, "what runs the processors: auto, kvm or soft")
-	fl.StringVar(&f.config.CPU, "cpu", "max", "the processor that the guest sees: max, x86-64-v3 or x86-64-v2, then `MODEL[,+FLAG,-FLAG…]`")
 	fl.StringVar(&f.kernel, "kernel", "", "a bzImage, vmlinux or multiboot `FILE` (default: found or fetched)")
 	fl.StringVar(&f.initrd, "initrd", "", "an initial RAM disk `FILE`: boots exactly that, adding nothing")
 	fl.StringVar(&f.appendLine, "append", "", "`WORDS` for the kernel's command line")
@@ -78,6 +77,7 @@ cannot be executed, was not found.`,
 	fl.StringArrayVar(&f.ports, "port", nil, "a port of the host that leads to one of the guest's, `[ADDR:]HOST:GUEST[/udp]`; only the host reaches it unless ADDR says more (repeatable)")
 	fl.StringVarP(&f.dir, "workdir", "w", "", "CMD's working `DIR` (default: the current one)")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "`NAME[=VALUE]` for CMD's environment (repeatable)")
+	fl.StringVar(&f.confine, "confine", "on", "on: this process keeps only the rights that a running guest needs; off: all, for looking into it")
 	fl.BoolVar(&f.config.DebugExit, "debug-exit", false, "port 0xf4 ends the guest, with status value*2+1")
 	fl.DurationVar(&f.config.BootTimeout, "boot-timeout", 0, "give up a guest that is not ready by then (with --initrd: has not ended) (default 5m; none with --initrd)")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "print the guest's name and leave it running; without CMD it idles, for exec")
@@ -85,27 +85,7 @@ cannot be executed, was not found.`,
 	fl.BoolVarP(&f.config.Terminal, "tty", "t", false, "give CMD a terminal, where there is one here; a shell has it anyway")
 	fl.BoolP("interactive", "i", true, "CMD has our standard input: it always has, hands type it")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print none of Vitrine's own lines but errors")
-	_ = cmd.RegisterFlagCompletionFunc("cpu", completeCPU)
 	return cmd
-}
-
-// completeCPU completes --cpu: a model, or behind a comma a flag with its sign.
-func completeCPU(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-	i := strings.LastIndexByte(typed, ',')
-	if i < 0 {
-		return vitrine.CPUModels(), cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
-	}
-	signs := "+-"
-	if rest := typed[i+1:]; rest != "" {
-		signs = rest[:1]
-	}
-	var all []string
-	for _, sign := range signs {
-		for _, flag := range vitrine.CPUFlags() {
-			all = append(all, typed[:i+1]+string(sign)+flag)
-		}
-	}
-	return all, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 }
 
 // parse turns flags into a Config.
@@ -148,6 +128,10 @@ func (f *runFlags) parse(args []string) error {
 	if c.Dir, err = directory(dir); err != nil {
 		return fmt.Errorf("--workdir: %w", err)
 	}
+	if f.confine != "on" && f.confine != "off" {
+		return fmt.Errorf("--confine %q: give on or off", f.confine)
+	}
+	c.Confine = f.confine == "on"
 	c.Env = environment(f.env)
 	if f.remove && !f.detach {
 		return errors.New("--rm goes with --detach: without it nothing is kept anyway")
@@ -222,7 +206,6 @@ func run(c *vitrine.Config, quiet bool) error {
 		}
 		return err
 	}
-	confineSelf(c.Log)
 	if in {
 		restore, err := rawFor(c)
 		if err != nil {
@@ -265,12 +248,5 @@ func rawFor(c *vitrine.Config) (func(), error) {
 func tightHeap() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(30)
-	}
-}
-
-// confineSelf takes from this process what a running guest has no use for. A host that cannot is no reason not to run.
-func confineSelf(log func(string)) {
-	if err := confine.Process(); err != nil {
-		log(err.Error() + ": the guest runs without this layer of confinement")
 	}
 }

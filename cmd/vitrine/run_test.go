@@ -19,14 +19,14 @@ func TestRunFlagsBecomeAConfig(t *testing.T) {
 	t.Setenv("SECRET", "kept")
 	t.Setenv("GIVEN", "on")
 	f := runFlags{
-		name: "n", cpus: 3, memory: "512M", accel: "soft", kernel: "k", appendLine: "quiet", root: "host", dir: dir,
+		name: "n", cpus: 3, memory: "512M", accel: "soft", kernel: "k", appendLine: "quiet", root: "host", confine: "on", dir: dir,
 		disks: []string{"a.img", "b.img:ro"}, volumes: []string{dir + ":rw"}, env: []string{"A=b=c", "GIVEN", "ABSENT_VARIABLE"},
 	}
 	if err := f.parse([]string{"cmd", "-x"}); err != nil {
 		t.Fatal(err)
 	}
 	c := f.config
-	if c.Name != "n" || c.CPUs != 3 || c.Memory != 512<<20 || c.Accel != "soft" || c.KernelPath != "k" || c.Append != "quiet" || c.Dir != dir {
+	if c.Name != "n" || c.CPUs != 3 || c.Memory != 512<<20 || c.Accel != "soft" || !c.Confine || c.KernelPath != "k" || c.Append != "quiet" || c.Dir != dir {
 		t.Errorf("got %+v", c)
 	}
 	if want := []vitrine.Disk{{Path: "a.img"}, {Path: "b.img", ReadOnly: true}}; !slices.Equal(c.Disks, want) {

@@ -1,80 +1,194 @@
-// Package confine takes rights from a process that runs a guest, for good.
+// Package confine takes rights from a process, for good and on all of its threads.
 //
-// It is one layer of several, and the one that holds for all threads: whoever takes the process over through a device cannot start a program,
-// look into other processes, change what is mounted, or come to more rights. What is not taken here, the opening of files
-// and connecting, the server of the host's tree and the network need; see hostfs for what their threads may do.
+// Each layer stands alone, so that one may be missing on a host or have a hole: no new privileges, resource limits, Landlock, another user, no
+// capabilities, and a list of the system calls that are left (seccomp).
 package confine
 
 import (
+	"errors"
 	"fmt"
+	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// denied are the system calls that a running guest has no use for. They fail with EPERM.
-var denied = []uint32{
-	unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_FORK, unix.SYS_VFORK,
-	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_KCMP, unix.SYS_PIDFD_GETFD, unix.SYS_PROCESS_MADVISE,
-	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT, unix.SYS_MOVE_MOUNT, unix.SYS_OPEN_TREE, unix.SYS_FSOPEN,
-	unix.SYS_FSMOUNT, unix.SYS_MOUNT_SETATTR, unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_QUOTACTL,
-	unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME,
-	unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE, unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD, unix.SYS_REBOOT,
-	unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD, unix.SYS_IO_URING_SETUP,
-	unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL, unix.SYS_PERSONALITY, unix.SYS_ACCT, unix.SYS_SYSLOG,
-	unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_ADJTIMEX, unix.SYS_CLOCK_ADJTIME,
-	unix.SYS_IOPL, unix.SYS_IOPERM, unix.SYS_MODIFY_LDT, unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_NAME_TO_HANDLE_AT,
-	unix.SYS_SETUID, unix.SYS_SETGID, unix.SYS_SETRESUID, unix.SYS_SETRESGID, unix.SYS_SETREUID, unix.SYS_SETREGID,
+// Rights are what a process keeps. The zero value keeps nothing but what Go's run time needs, and what is open.
+type Rights struct {
+	// Calls are allowed beside those of Go's run time.
+	Calls []Call
+	// Code lets the process map memory as code: for who makes code at run time.
+	Code bool
+	// Files are what it may still open, where it has the calls for that.
+	Files []Below
+	// Connect lets it connect by TCP, where it has the calls for that.
+	Connect bool
+	// User is the user and group that it becomes, without further groups, where it is root; 0: it stays who it is. A user namespace may not
+	// have the number: then it becomes nobody.
+	User int
+	// Capabilities are those it keeps, as bits, where it stays root.
+	Capabilities uint64
+	// OpenFiles is how many descriptors it may have, 0: as many as before. FileSize bounds the files that it writes; negative: no bound.
+	OpenFiles uint64
+	FileSize  int64
+	// DieWithParent has the kernel kill the process when the thread that started it ends.
+	DieWithParent bool
 }
 
-// Offsets in struct seccomp_data (linux/seccomp.h).
-const (
-	offNumber = 0
-	offArch   = 4
-	offArg0   = 16
-)
+// Nobody is the user of strangers: the kernel's overflow id.
+const Nobody = 65534
 
-// x32 marks the numbers of another ABI of the same architecture.
-const x32 = 0x40000000
+// users begins a range of user numbers that no system hands out (systemd.io/UIDS-GIDS has its ends). Below 2^31.
+const users = 0x7E000000
 
-// Process takes rights from all threads of the calling process, present and to come. What it did before cannot be had again.
-func Process() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+// UserOf is a user number that nobody else on this host has while the process lives: two guests cannot signal or trace each other.
+func UserOf(pid int) int { return users + pid }
+
+// errCgo: the kernel takes most rights thread by thread, and Go reaches all threads only in a program without cgo.
+var errCgo = errors.New("the program is built with cgo: no Landlock, capabilities kept")
+
+// ErrPart is returned by Apply, wrapped, where this host lacks a layer. All others are in place.
+var ErrPart = errors.New("the host lacks a part of the confinement")
+
+// Apply takes all but r from the calling process. An error that is ErrPart says which layers the host lacks; after any other error the process is
+// confined in part and should end.
+func Apply(r Rights) error {
+	var lacks []error
+	err := noNewPrivileges()
+	if errors.Is(err, errCgo) {
+		lacks, err = append(lacks, err), nil
+	}
+	if err != nil {
 		return fmt.Errorf("confine: no_new_privs: %w", err)
 	}
-	if err := install(program()); err != nil {
+	if err := limit(r); err != nil {
+		return fmt.Errorf("confine: resource limits: %w", err)
+	}
+	if err := landlock(r.Files, r.Connect); errors.Is(err, ErrNoLandlock) {
+		lacks = append(lacks, err)
+	} else if err != nil {
+		return fmt.Errorf("confine: Landlock: %w", err)
+	}
+	if err := identity(r); err != nil {
+		return fmt.Errorf("confine: %w", err)
+	}
+	if r.DieWithParent { // another user would have ended that
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return fmt.Errorf("confine: death signal: %w", err)
+		}
+	}
+	memory := plainMemory
+	if r.Code {
+		memory = anyMemory
+	}
+	err = seccomp(slices.Concat(With(unix.SYS_TGKILL, 0, uint32(unix.Getpid())), r.Calls, goCalls, memory))
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		lacks = append(lacks, errors.New("no seccomp filters here"))
+	} else if err != nil {
 		return fmt.Errorf("confine: seccomp: %w", err)
+	}
+	if lacks != nil {
+		return fmt.Errorf("%w: %w", ErrPart, errors.Join(lacks...))
 	}
 	return nil
 }
 
-// program is the filter, in classic BPF.
-func program() []unix.SockFilter {
-	load := func(off uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: off}
+// noNewPrivileges sets no_new_privs, with which any process may take the rest from itself. In a program with cgo it is set on this thread alone, and
+// seccomp's filter carries it to the others (SECCOMP_FILTER_FLAG_TSYNC).
+func noNewPrivileges() error {
+	err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
+	if !errors.Is(err, unix.ENOTSUP) {
+		return err
 	}
-	result := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
-	equal := func(k uint32, yes, no uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: k, Jt: yes, Jf: no}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
 	}
-	refuse := func(errno unix.Errno) unix.SockFilter { return result(unix.SECCOMP_RET_ERRNO | uint32(errno)) }
-	p := []unix.SockFilter{
-		load(offArch),
-		equal(unix.AUDIT_ARCH_X86_64, 1, 0),
-		result(unix.SECCOMP_RET_KILL_PROCESS), // 32-bit code: its numbers are others
-		load(offNumber),
-		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: x32, Jt: 0, Jf: 1},
-		refuse(unix.ENOSYS),
-		// A thread is made by clone; clone3, whose flags a filter cannot see, is as if the kernel were older.
-		equal(unix.SYS_CLONE3, 0, 1),
-		refuse(unix.ENOSYS),
-		equal(unix.SYS_CLONE, 0, 4),
-		load(offArg0),
-		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: unix.CLONE_THREAD, Jt: 1, Jf: 0},
-		refuse(unix.EPERM),
-		result(unix.SECCOMP_RET_ALLOW),
+	return errCgo
+}
+
+// limit sets resource limits that cannot be raised again without CAP_SYS_RESOURCE.
+func limit(r Rights) error {
+	limits := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_MEMLOCK: 0, unix.RLIMIT_MSGQUEUE: 0}
+	if r.FileSize >= 0 {
+		limits[unix.RLIMIT_FSIZE] = uint64(r.FileSize)
 	}
-	for _, nr := range denied {
-		p = append(p, equal(nr, 0, 1), refuse(unix.EPERM))
+	if r.OpenFiles > 0 {
+		limits[unix.RLIMIT_NOFILE] = r.OpenFiles
 	}
-	return append(p, result(unix.SECCOMP_RET_ALLOW))
+	for what, most := range limits {
+		var l unix.Rlimit
+		if err := unix.Getrlimit(what, &l); err != nil {
+			return err
+		}
+		l = unix.Rlimit{Cur: min(most, l.Max), Max: min(most, l.Max)}
+		if err := unix.Setrlimit(what, &l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lastCapability bounds the search for the kernel's last one.
+const lastCapability = 63
+
+// identity changes the user, and drops capabilities.
+func identity(r Rights) error {
+	keep := r.Capabilities
+	if unix.Geteuid() == 0 {
+		if err := bound(keep); err != nil {
+			return err
+		}
+		if r.User != 0 && become(r.User) == nil {
+			keep = 0
+		}
+	} else {
+		keep = 0
+	}
+	err := capset(keep)
+	if errors.Is(err, unix.ENOTSUP) { // a program with cgo, whose user has changed, or that had none
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("capset: %w", err)
+	}
+	return nil
+}
+
+// bound takes what is not in keep out of the bounding set, and all out of the ambient set.
+func bound(keep uint64) error {
+	err := allThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0)
+	for c := range uintptr(lastCapability + 1) {
+		if keep&(1<<c) != 0 || err != nil {
+			continue
+		}
+		has, _, e := unix.Syscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, c, 0)
+		if e != 0 { // EINVAL: the kernel has no more
+			break
+		}
+		if has == 1 {
+			err = allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
+		}
+	}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) { // root without CAP_SETPCAP; a program with cgo
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("bounding set: %w", err)
+	}
+	return nil
+}
+
+// become changes to user and group n, or nobody, and leaves all other groups. A root without CAP_SETUID cannot, and stays a root without capabilities.
+func become(n int) error {
+	var err error
+	for _, id := range []int{n, Nobody} {
+		syscall.Setgroups(nil) // a user namespace may forbid it, and its groups are the user's own then
+		if err = syscall.Setresgid(id, id, id); err == nil {
+			err = syscall.Setresuid(id, id, id)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
 }

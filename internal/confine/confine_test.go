@@ -1,79 +1,358 @@
 package confine
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// TestMain is also the process that is confined: what it cannot do is what it prints.
+// The environment of a test's child: which kind of confined process it is, and a directory to try things on.
+const (
+	kindVar = "CONFINED"
+	dirVar  = "CONFINED_DIR"
+)
+
+// TestMain is also the process that is confined: what it can do and should not, or the other way round, is what it prints.
 func TestMain(m *testing.M) {
-	if os.Getenv("CONFINED") == "" {
+	child, ok := children[os.Getenv(kindVar)]
+	if !ok {
 		os.Exit(m.Run())
 	}
-	// A thread that is there before must be confined too.
-	earlier, told := make(chan func()), make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		for f := range earlier {
-			f()
-		}
-	}()
-	runtime.LockOSThread()
-	if err := Process(); err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	for name, try := range map[string]func() error{
-		"spawn":   func() error { return exec.Command("/bin/true").Run() },
-		"exec":    func() error { return unix.Exec("/bin/true", []string{"true"}, nil) },
-		"ptrace":  func() error { return unix.PtraceAttach(os.Getppid()) },
-		"unshare": func() error { return unix.Unshare(unix.CLONE_NEWUSER) },
-		"mount":   func() error { return unix.Mount("none", "/mnt", "tmpfs", 0, "") },
-		"chroot":  func() error { return unix.Chroot("/") },
-	} {
-		for thread, run := range map[string]func() error{
-			"new": func() error { return <-onNewThread(try) }, "old": func() error { earlier <- func() { told <- try() }; return <-told },
-		} {
-			if err := run(); !errors.Is(err, unix.EPERM) {
-				fmt.Printf("%s on a %s thread: %v\n", name, thread, err)
-			}
-		}
-	}
-	// What a guest needs goes on: threads, files, memory.
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() { <-onNewThread(func() error { return nil }) })
-	}
-	wg.Wait()
-	if _, err := os.ReadFile("/proc/self/status"); err != nil {
-		fmt.Println(err)
-	}
+	child(os.Getenv(dirVar))
 	fmt.Println("done")
 	os.Exit(0)
 }
 
-func onNewThread(fn func() error) <-chan error {
-	c := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread is this goroutine's
-		c <- fn()
-	}()
-	return c
-}
+// skipMark begins what a child prints that cannot try what it is for.
+const skipMark = "skip: "
 
-func TestAConfinedProcessStartsNothingOnAnyThread(t *testing.T) {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "CONFINED=1")
+var children = map[string]func(dir string){"nothing": keepNothing, "landlock": keepDirectory, "seccomp": keepCalls}
+
+// run runs a child, as user uid where that is not 0, and fails for each line that it prints.
+func run(t *testing.T, kind string, uid uint32) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "confine-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, sub := range []string{"in", "out"} {
+		os.Mkdir(filepath.Join(dir, sub), 0o777)
+		os.Chmod(filepath.Join(dir, sub), 0o777)
+		os.WriteFile(filepath.Join(dir, sub, "file"), []byte(sub), 0o666)
+	}
+	self := filepath.Join(dir, "self") // go test's own directory is closed to others
+	if out, err := exec.Command("cp", os.Args[0], self).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	os.Chmod(dir, 0o755)
+	cmd := exec.Command(self)
+	cmd.Env = []string{kindVar + "=" + kind, dirVar + "=" + dir}
+	if uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	}
 	out, err := cmd.CombinedOutput()
+	if why, skip := strings.CutPrefix(string(out), skipMark); skip && err == nil {
+		t.Skipf("%s(landlock(7); a test built with cgo has none: CGO_ENABLED=0)", why)
+	}
 	if err != nil || strings.TrimSpace(string(out)) != "done" {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// eachUser runs a child as who runs the tests, and where that is root as an ordinary user too.
+func eachUser(t *testing.T, kind string) {
+	t.Run("caller", func(t *testing.T) { run(t, kind, 0) })
+	if os.Getuid() == 0 {
+		t.Run("ordinary", func(t *testing.T) { run(t, kind, Nobody) })
+	}
+}
+
+func TestAConfinedProcessCanDoNothingOnAnyThread(t *testing.T)    { eachUser(t, "nothing") }
+func TestLandlockAloneLeavesOnlyWhatIsNamed(t *testing.T)         { eachUser(t, "landlock") }
+func TestSeccompAloneComparesArgumentsAsTheyAreSaid(t *testing.T) { eachUser(t, "seccomp") }
+
+func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+
+func raw(number uintptr, args ...uintptr) func() error {
+	var a [6]uintptr
+	copy(a[:], args)
+	return func() error {
+		if _, _, e := unix.RawSyscall6(number, a[0], a[1], a[2], a[3], a[4], a[5]); e != 0 {
+			return e
+		}
+		return nil
+	}
+}
+
+func socket(domain, kind, proto int) func() error {
+	return func() error { _, err := unix.Socket(domain, kind, proto); return err }
+}
+
+// attempts are what whoever takes a process over would try.
+func attempts(dir string, parent int, open int) map[string]func() error {
+	return map[string]func() error{
+		"open":                    func() error { _, err := os.Open("/etc/passwd"); return err },
+		"open own":                func() error { _, err := os.Open("/proc/self/maps"); return err },
+		"create":                  func() error { return os.WriteFile(dir+"/new", nil, 0o600) },
+		"openat2":                 func() error { _, err := unix.Openat2(unix.AT_FDCWD, "/etc/passwd", &unix.OpenHow{}); return err },
+		"openat fd":               func() error { _, err := unix.Openat(open, "file", unix.O_RDONLY, 0); return err },
+		"by handle":               func() error { _, _, err := unix.NameToHandleAt(unix.AT_FDCWD, "/etc/passwd", 0); return err },
+		"stat":                    func() error { _, err := os.Stat("/etc/passwd"); return err },
+		"readlink":                func() error { _, err := os.Readlink("/proc/self/exe"); return err },
+		"unlink":                  func() error { return os.Remove(dir + "/out/file") },
+		"rename":                  func() error { return os.Rename(dir+"/out/file", dir+"/out/other") },
+		"mkdir":                   func() error { return os.Mkdir(dir+"/made", 0o700) },
+		"link":                    func() error { return os.Link(dir+"/out/file", dir+"/out/linked") },
+		"symlink":                 func() error { return os.Symlink("/etc/passwd", dir+"/out/linked") },
+		"chmod":                   func() error { return os.Chmod(dir+"/out/file", 0o777) },
+		"chown":                   func() error { return os.Chown(dir+"/out/file", 1, 1) },
+		"truncate":                func() error { return os.Truncate(dir+"/out/file", 0) },
+		"chdir":                   func() error { return os.Chdir("/etc") },
+		"chroot":                  func() error { return unix.Chroot("/") },
+		"execve":                  func() error { return unix.Exec("/bin/true", []string{"true"}, nil) },
+		"spawn":                   func() error { return exec.Command("/bin/true").Run() },
+		"fork":                    raw(unix.SYS_FORK),
+		"vfork":                   raw(unix.SYS_FORK),
+		"clone":                   raw(unix.SYS_CLONE, uintptr(unix.SIGCHLD)),
+		"clone newuser":           raw(unix.SYS_CLONE, uintptr(unix.SIGCHLD)|unix.CLONE_NEWUSER),
+		"unshare":                 func() error { return unix.Unshare(unix.CLONE_NEWUSER) },
+		"setns":                   raw(unix.SYS_SETNS, uintptr(open), 0),
+		"ptrace":                  func() error { return unix.PtraceAttach(parent) },
+		"read of another":         raw(unix.SYS_PROCESS_VM_READV, uintptr(parent)),
+		"write to another":        raw(unix.SYS_PROCESS_VM_WRITEV, uintptr(parent)),
+		"pidfd_getfd":             raw(unix.SYS_PIDFD_GETFD, uintptr(open), 0, 0),
+		"pidfd_open":              raw(unix.SYS_PIDFD_OPEN, uintptr(parent), 0),
+		"kill":                    func() error { return unix.Kill(parent, 0) },
+		"kill all":                func() error { return unix.Kill(-1, 0) },
+		"tgkill":                  func() error { return unix.Tgkill(parent, parent, 0) },
+		"queue signal":            raw(unix.SYS_RT_SIGQUEUEINFO, uintptr(parent)),
+		"signals by a descriptor": func() error { _, err := unix.FcntlInt(uintptr(open), unix.F_SETOWN, parent); return err },
+		"mount":                   func() error { return unix.Mount("none", "/mnt", "tmpfs", 0, "") },
+		"umount":                  func() error { return unix.Unmount("/proc", 0) },
+		"fsopen":                  raw(unix.SYS_FSOPEN),
+		"bpf":                     raw(unix.SYS_BPF),
+		"io_uring":                raw(unix.SYS_IO_URING_SETUP, 1),
+		"userfaultfd":             raw(unix.SYS_USERFAULTFD),
+		"perf":                    raw(unix.SYS_PERF_EVENT_OPEN),
+		"keyctl":                  raw(unix.SYS_KEYCTL),
+		"module":                  raw(unix.SYS_INIT_MODULE),
+		"kexec":                   raw(unix.SYS_KEXEC_LOAD),
+		"reboot":                  raw(unix.SYS_REBOOT),
+		"clock":                   raw(unix.SYS_CLOCK_SETTIME, 0, 0),
+		"memfd":                   raw(unix.SYS_MEMFD_CREATE),
+		"setuid":                  func() error { return syscall.Setuid(0) },
+		"ioctl TIOCSTI":           raw(unix.SYS_IOCTL, 0, unix.TIOCSTI, 0),
+		"raise a limit":           func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}) },
+		"tcp":                     socket(unix.AF_INET, unix.SOCK_STREAM, 0),
+		"udp":                     socket(unix.AF_INET6, unix.SOCK_DGRAM, 0),
+		"unix":                    socket(unix.AF_UNIX, unix.SOCK_STREAM, 0),
+		"netlink":                 socket(unix.AF_NETLINK, unix.SOCK_RAW, 0),
+		"packet":                  socket(unix.AF_PACKET, unix.SOCK_RAW, 0),
+		"vsock":                   socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0),
+		"connect":                 raw(unix.SYS_CONNECT, 0),
+		"bind":                    raw(unix.SYS_BIND, 0),
+		"code": func() error {
+			_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
+			return err
+		},
+		"data made code": func() error {
+			p, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+			if err != nil {
+				say("no memory: %v", err)
+			}
+			return unix.Mprotect(p, unix.PROT_READ|unix.PROT_EXEC)
+		},
+	}
+}
+
+// keepNothing is a process with no rights at all.
+func keepNothing(dir string) {
+	// A thread that is there before must be confined too.
+	earlier := onThread()
+	root := os.Geteuid() == 0
+	parent := os.Getppid()
+	fd, err := unix.Open(dir+"/in", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		say("%v", err)
+	}
+	status, err := os.Open("/proc/self/status")
+	if err != nil {
+		say("%v", err)
+	}
+	err = Apply(Rights{User: UserOf(os.Getpid())})
+	if err != nil && !errors.Is(err, ErrPart) {
+		say("%v", err)
+		return
+	}
+	whole := err == nil
+	tries := attempts(dir, parent, fd)
+	for _, name := range slices.Sorted(maps.Keys(tries)) {
+		for thread, on := range map[string]func(func() error) error{"old": earlier, "new": onThread()} {
+			if err := on(tries[name]); !errors.Is(err, unix.EPERM) {
+				say("%s on a %s thread: %v, want EPERM", name, thread, err)
+			}
+		}
+	}
+	// What a process is for goes on: threads, timers, memory, what is open.
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { onThread()(func() error { time.Sleep(time.Millisecond); return nil }) })
+	}
+	wg.Wait()
+	runtime.GC()
+	text := make([]byte, 8192)
+	n, err := status.ReadAt(text, 0)
+	if n == 0 {
+		say("the open status cannot be read: %v", err)
+	}
+	want := []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapAmb:\t0000000000000000"}
+	if root && whole {
+		want = append(want, "CapBnd:\t0000000000000000")
+	}
+	if root {
+		want = append(want, fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d", UserOf(os.Getpid())), "Groups:\t \n")
+	}
+	for _, w := range want {
+		if !strings.Contains(string(text[:n]), w) {
+			say("status lacks %q:\n%s", w, text[:n])
+		}
+	}
+}
+
+// onThread gives a way to run functions on a thread of their own.
+func onThread() func(func() error) error {
+	work, result := make(chan func() error), make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			result <- f()
+		}
+	}()
+	return func(f func() error) error { work <- f; return <-result }
+}
+
+// expect says where err is not what is wanted.
+func expect(what string, err, want error) {
+	if !errors.Is(err, want) || want == nil && err != nil {
+		say("%s: %v, want %v", what, err, want)
+	}
+}
+
+// keepDirectory is a process that Landlock alone confines.
+func keepDirectory(dir string) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		say("%v", err)
+	}
+	earlier := onThread()
+	noNewPrivileges()
+	err = landlock([]Below{{Path: dir + "/in", Access: Read | List | Change}, {Path: dir + "/out", Access: List}}, false)
+	if errors.Is(err, ErrNoLandlock) {
+		say("%s%v", skipMark, err)
+		os.Exit(0)
+	}
+	expect("landlock", err, nil)
+	read := func(name string) func() error { return func() error { _, err := os.ReadFile(dir + name); return err } }
+	list := func(name string) func() error { return func() error { _, err := os.ReadDir(dir + name); return err } }
+	for what, c := range map[string]struct {
+		f    func() error
+		want error
+	}{
+		"read inside":      {read("/in/file"), nil},
+		"read outside":     {read("/out/file"), unix.EACCES},
+		"list inside":      {list("/in"), nil},
+		"list what may be": {list("/out"), nil},
+		"list outside":     {list(""), unix.EACCES},
+		"write outside":    {func() error { return os.WriteFile(dir+"/out/file", nil, 0o600) }, unix.EACCES},
+		"execute":          {func() error { return unix.Exec(dir+"/self", []string{"self"}, nil) }, unix.EACCES},
+		"a device":         {func() error { return unix.Mkfifo(dir+"/in/fifo", 0o600) }, unix.EACCES},
+	} {
+		expect(what, earlier(c.f), c.want)
+	}
+	expect("make, rename, remove", errors.Join(os.WriteFile(dir+"/in/a", []byte("x"), 0o600), os.Rename(dir+"/in/a", dir+"/in/b"), os.Remove(dir+"/in/b")), nil)
+	if abi := landlockABI(); abi >= 4 {
+		_, err := net.Dial("tcp4", l.Addr().String())
+		expect("connect", err, unix.EACCES)
+		var plain net.ListenConfig
+		plain.SetMultipathTCP(false) // which Landlock lets through: it is for seccomp to keep MPTCP from who may make sockets
+		_, err = plain.Listen(context.Background(), "tcp4", "127.0.0.1:0")
+		expect("listen", err, unix.EACCES)
+		if abi >= 6 {
+			expect("signal", unix.Kill(os.Getppid(), 0), unix.EPERM)
+		}
+	}
+}
+
+// keepCalls is a process that seccomp alone confines, by arguments.
+func keepCalls(string) {
+	noNewPrivileges()
+	err := seccomp(slices.Concat(goCalls, plainMemory, With(unix.SYS_SOCKET, 0, unix.AF_INET, unix.AF_INET6), []Call{
+		{unix.SYS_IOCTL, []Arg{{Index: 1, Mask: 0xFF00, Value: 0xAE00}}},
+		{unix.SYS_KILL, []Arg{{Index: 0, Value: uint32(os.Getpid())}, {Index: 1, Value: 0}}},
+	}))
+	expect("seccomp", err, nil)
+	for what, c := range map[string]struct {
+		f    func() error
+		want error
+	}{
+		"the first way":            {socket(unix.AF_INET, unix.SOCK_DGRAM, 0), nil},
+		"the second way":           {socket(unix.AF_INET6, unix.SOCK_DGRAM, 0), nil},
+		"no way":                   {socket(unix.AF_UNIX, unix.SOCK_STREAM, 0), unix.EPERM},
+		"a masked value":           {raw(unix.SYS_IOCTL, ^uintptr(0), 0x1234AE77), unix.EBADF},
+		"another masked value":     {raw(unix.SYS_IOCTL, ^uintptr(0), 0xAF00), unix.EPERM},
+		"both arguments":           {raw(unix.SYS_KILL, uintptr(os.Getpid()), 0), nil},
+		"one argument":             {raw(unix.SYS_KILL, uintptr(os.Getpid()), uintptr(unix.SIGKILL)), unix.EPERM},
+		"the other argument":       {raw(unix.SYS_KILL, 1, 0), unix.EPERM},
+		"asking for a limit":       {raw(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, 0, 0), nil},
+		"a pointer's upper half":   {raw(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, 1<<32, 0), unix.EPERM},
+		"a call of the x32 ABI":    {raw(unix.SYS_GETPID | x32), unix.ENOSYS},
+		"clone3":                   {raw(unix.SYS_CLONE3), unix.ENOSYS},
+		"a call that is not there": {raw(100_000), unix.EPERM},
+	} {
+		if err := c.f(); c.want == nil && err != nil || c.want != nil && !errors.Is(err, c.want) {
+			say("%s: %v, want %v", what, err, c.want)
+		}
+	}
+}
+
+func TestEveryFilterFitsTheKernel(t *testing.T) {
+	var many []Call
+	for n := range uint32(3000) {
+		many = append(many, Call{Number: n})
+	}
+	if _, err := program(many); err == nil {
+		t.Error("a filter of more than BPF_MAXINSNS statements is made")
+	}
+	var ways []Call
+	for v := range uint32(200) {
+		ways = append(ways, Call{1, []Arg{{Index: 1, Value: v}}})
+	}
+	if _, err := program(ways); err == nil {
+		t.Error("a jump of more than 255 statements is made")
+	}
+}
+
+func TestThirtyTwoBitCodeEndsTheProcess(t *testing.T) {
+	p, err := program(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p[0] != load(offArch) || p[1].K != unix.AUDIT_ARCH_X86_64 || p[1].Jt != 1 || p[2] != result(unix.SECCOMP_RET_KILL_PROCESS) {
+		t.Errorf("the filter begins with %v", p[:3])
 	}
 }

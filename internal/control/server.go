@@ -56,12 +56,13 @@ type Server struct {
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
 	slots chan struct{}
+	owner int // the user who may talk to us; this process may be another one by then
 }
 
 // Serve begins to answer on l, which it takes over.
 func Serve(l *net.UnixListener, g Guest) *Server {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{guest: g, l: l, ctx: ctx, stop: stop, slots: make(chan struct{}, MaxClients)}
+	s := &Server{guest: g, l: l, ctx: ctx, stop: stop, slots: make(chan struct{}, MaxClients), owner: os.Geteuid()}
 	s.wg.Go(s.accept)
 	return s
 }
@@ -105,7 +106,7 @@ func (s *Server) accept() {
 
 // serve answers one client's requests, one after the other.
 func (s *Server) serve(c *net.UnixConn) {
-	if err := checkPeer(c); err != nil {
+	if err := checkPeer(c, s.owner); err != nil {
 		s.reply(c, &Answer{Error: err.Error()}, -1)
 		return
 	}
@@ -122,7 +123,7 @@ func (s *Server) serve(c *net.UnixConn) {
 }
 
 // checkPeer lets the guest's owner in, and root.
-func checkPeer(c *net.UnixConn) error {
+func checkPeer(c *net.UnixConn, owner int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -134,7 +135,7 @@ func checkPeer(c *net.UnixConn) error {
 	if err := errors.Join(cerr, err); err != nil {
 		return err
 	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+	if cred.Uid != 0 && int(cred.Uid) != owner {
 		return fmt.Errorf("control: user %d does not own this guest", cred.Uid)
 	}
 	return nil

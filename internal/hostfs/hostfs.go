@@ -1,7 +1,7 @@
 // Package hostfs serves a directory of the host to a guest as a FUSE file system, read-only unless the export says otherwise.
 //
 // What a guest may see is decided here, never by trust in the guest: by a rule on each file, by opening one name at a time below
-// its parent and never through a symbolic link, and by the rights of the threads that serve (see [Server.Confine]).
+// its parent and never through a symbolic link, and by the rights of the process that serves (see internal/helper/files).
 package hostfs
 
 import (
@@ -65,6 +65,7 @@ type Server struct {
 	export Export
 	proto  *fuse.ProtocolServer
 	root   *os.File
+	names  *openFile // the root's, opened before rights were given up; nil where it may not be listed
 	home   fileID
 	empty  map[fileID]bool
 
@@ -77,6 +78,31 @@ type Server struct {
 	fds fdCache
 }
 
+// Root is the descriptor of the directory that is served (O_PATH).
+func (s *Server) Root() int { return int(s.root.Fd()) }
+
+// Check tells what New would say of the directory of e.
+func (e Export) Check() error {
+	fd, err := e.open()
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
+// open opens the directory, for its name alone.
+func (e Export) open() (int, error) {
+	fd, err := unix.Open(e.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("hostfs: %s: %w", e.Dir, err)
+	}
+	if barrier(fd) {
+		unix.Close(fd)
+		return -1, fmt.Errorf("hostfs: %s: %w", e.Dir, ErrPseudo)
+	}
+	return fd, nil
+}
+
 // New opens the directory of e. The error is ErrPseudo for one in /proc or the like.
 func New(e Export) (*Server, error) {
 	dir, err := filepath.Abs(e.Dir)
@@ -84,13 +110,9 @@ func New(e Export) (*Server, error) {
 		return nil, fmt.Errorf("hostfs: %w", err)
 	}
 	e.Dir = dir
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := e.open()
 	if err != nil {
-		return nil, fmt.Errorf("hostfs: %s: %w", dir, err)
-	}
-	if barrier(fd) {
-		unix.Close(fd)
-		return nil, fmt.Errorf("hostfs: %s: %w", dir, ErrPseudo)
+		return nil, err
 	}
 	s := &Server{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), export: e, root: os.NewFile(uintptr(fd), dir),
@@ -112,6 +134,11 @@ func New(e Export) (*Server, error) {
 	if e.Home != "" {
 		s.home, _ = identify(e.Home)
 	}
+	if e.Rule == Owner || uint32(st.Mode)&unix.S_IROTH != 0 {
+		if fd, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+			s.names = &openFile{fd: fd}
+		}
+	}
 	s.proto = fuse.NewProtocolServer(s, &fuse.MountOptions{
 		MaxWrite: maxRequest, MaxReadAhead: maxRequest, EnableSymlinkCaching: true, Name: "vitrine",
 		Logger: log.New(io.Discard, "", 0),
@@ -122,6 +149,9 @@ func New(e Export) (*Server, error) {
 // Close closes every descriptor. No Handle may be running.
 func (s *Server) Close() error {
 	s.fds.closeAll()
+	if s.names != nil {
+		unix.Close(s.names.fd)
+	}
 	return s.root.Close()
 }
 

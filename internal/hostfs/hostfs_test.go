@@ -13,25 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// serve makes a confined caller for an export: f runs on a thread with the rights of the device's.
+// serve makes a caller for an export.
 func serve(t testing.TB, e Export) *client {
 	t.Helper()
 	s, err := New(e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &client{t: t, s: s, calls: make(chan func()), unique: 1}
-	ready := make(chan error)
-	go func() {
-		ready <- s.Confine()
-		for f := range c.calls {
-			f()
-		}
-	}()
-	if err := <-ready; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { close(c.calls); s.Close() })
+	c := &client{t: t, s: s, unique: 1}
+	t.Cleanup(func() { s.Close() })
 	var init [16 + 48]byte
 	binary.LittleEndian.PutUint32(init[0:], 7)
 	binary.LittleEndian.PutUint32(init[4:], 36)
@@ -51,7 +41,6 @@ const (
 type client struct {
 	t      testing.TB
 	s      *Server
-	calls  chan func()
 	unique uint64
 }
 
@@ -65,10 +54,7 @@ func (c *client) call(op uint32, node uint64, body []byte, room int) ([]byte, un
 	le.PutUint64(head[8:], c.unique)
 	le.PutUint64(head[16:], node)
 	out := [][]byte{make([]byte, 16), make([]byte, room)}
-	var n int
-	done := make(chan struct{})
-	c.calls <- func() { n = c.s.Handle([][]byte{head, body}, out); close(done) }
-	<-done
+	n := c.s.Handle([][]byte{head, body}, out)
 	if n < 16 {
 		return nil, unix.EIO
 	}
@@ -283,32 +269,6 @@ func TestLinuxIsSparedOpenAndFlush(t *testing.T) {
 	}
 	if _, code := c.call(opFlush, id, make([]byte, 24), 64); code != unix.ENOSYS {
 		t.Errorf("flush: %v", code)
-	}
-}
-
-func TestConfinedThreadCannotWriteOrReadSecrets(t *testing.T) {
-	dir := tree(t)
-	c := serve(t, Export{Dir: dir})
-	var made, read error
-	done := make(chan struct{})
-	c.calls <- func() {
-		defer close(done)
-		made = os.WriteFile(filepath.Join(dir, "open", "made"), nil, 0o644)
-		_, read = os.ReadFile(filepath.Join(dir, "open", "secret"))
-	}
-	<-done
-	if os.Getuid() == 0 {
-		if made == nil {
-			t.Error("a confined thread made a file")
-		}
-		if read == nil {
-			t.Error("a confined thread of root read a 0600 file")
-		}
-		return
-	}
-	t.Log("not root: the file rights of nobody are not taken on, only Landlock is checked")
-	if made == nil {
-		t.Log("no Landlock here")
 	}
 }
 

@@ -92,15 +92,18 @@ func (s *Server) dir(n *node, depth int) (*openFile, error) {
 
 // content opens n for reading its bytes or its names.
 func (s *Server) content(n *node) (*openFile, error) {
+	if n.id == fuse.FUSE_ROOT_ID {
+		if s.names == nil {
+			return nil, unix.EACCES
+		}
+		return s.names, nil
+	}
 	return s.fds.get(fdKey{n, forReading}, func() (int, error) {
 		flags := unix.O_RDONLY | unix.O_NONBLOCK
 		switch n.kind {
 		case unix.S_IFREG:
 		case unix.S_IFDIR:
 			flags |= unix.O_DIRECTORY
-			if n.id == fuse.FUSE_ROOT_ID {
-				return unix.Openat(int(s.root.Fd()), ".", flags|unix.O_CLOEXEC, 0)
-			}
 		default:
 			return -1, unix.EACCES
 		}

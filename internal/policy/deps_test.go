@@ -29,13 +29,14 @@ const policy = `
 	internal/host/foreign < internal/guest, internal/host, internal/hv, internal/mem, internal/x86
 	internal/transfer <
 	internal/confine  <
+	internal/helper   < internal/confine, internal/host, internal/hostfs, internal/machine/virtio, internal/mem, internal/network
 	internal/control  < internal/host, internal/mem, internal/x86
 	internal/guest    < internal/cgroup, internal/mem, internal/x86
 	internal/guest/guesttest < ., internal/guest, internal/kernel, internal/mem, internal/unwind, internal/x86
 	internal/unwind   < internal/guest, internal/mem, internal/x86
 	internal/perf     < internal/guest
-	.                 < internal/agent, internal/control, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/transfer, internal/x86
-	cmd               < ., internal/agent, internal/confine, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind, internal/x86
+	.                 < internal/agent, internal/confine, internal/control, internal/helper, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/transfer, internal/x86
+	cmd               < ., internal/agent, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind, internal/x86
 	internal/boottest < ., internal/agent, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
 	internal/nested   < internal/hv, internal/initramfs, internal/kernel
 	internal/bench    < ., internal/agent, internal/host, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86

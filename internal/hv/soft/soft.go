@@ -11,22 +11,13 @@ import (
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/fpu"
 	"vitrine.dev/vitrine/internal/x86/interp"
-	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // MaxCPUs is how many CPUs a VM can have: APIC ids are eight bits, and 255 is all of them.
 const MaxCPUs = 255
 
 // Backend is the CPU engine.
-type Backend struct {
-	cpu model.Set // what its processors have; zero: all that the engine can give on this host
-}
-
-// Flags is what its processors can have.
-func (b *Backend) Flags() model.Set { return model.Engine() }
-
-// SetModel makes s, which is among Flags, what the processors of later VMs have.
-func (b *Backend) SetModel(s model.Set) { b.cpu = s }
+type Backend struct{}
 
 // Name implements [hv.Backend].
 func (Backend) Name() string { return "soft" }
@@ -41,15 +32,11 @@ const LAPICHz = interp.CrystalHz
 func (Backend) TSCHz() uint64 { return TSCHz() }
 
 // NewVM implements [hv.Backend]. The VM watches ram until ram is closed.
-func (b Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
+func (Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
 	if err := fpu.Ready(); err != nil {
 		return nil, fmt.Errorf("soft: %w", err)
 	}
-	vm := interp.NewVM(ram)
-	if b.cpu != (model.Set{}) {
-		vm.SetModel(b.cpu)
-	}
-	return &VM{ram: ram, vm: vm}, nil
+	return &VM{ram: ram, vm: interp.NewVM(ram)}, nil
 }
 
 // A VM is one guest's CPUs. It implements [hv.VM] and [hv.DirtyLogger].

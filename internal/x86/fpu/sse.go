@@ -30,11 +30,12 @@ type sseOp struct {
 	what     what
 	memGPR   int8 // 1: RAX comes from memory, 2: it goes there
 	mmx      bool // switches the x87 unit to MMX
-	arith
+	tiny     tiny
+	opcode   uint8
 }
 
 func compileSSE(in *decode.Inst, r *row) (Fn, error) {
-	o := &sseOp{what: r.what, mmx: in.Flags&decode.MMXUnit != 0 && !loadsPI(in), arith: arithOf(in)}
+	o := &sseOp{what: r.what, mmx: in.Flags&decode.MMXUnit != 0 && !loadsPI(in), tiny: tinyOf(in), opcode: in.Opcode}
 	dom := func(bit what) decode.Kind {
 		if r.what&(mmx|bit) != 0 {
 			return decode.MMX

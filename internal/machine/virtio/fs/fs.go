@@ -2,22 +2,31 @@
 package fs
 
 import (
+	"encoding/binary"
 	"encoding/gob"
-	"errors"
 	"fmt"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"vitrine.dev/vitrine/internal/machine/virtio"
 )
 
-// A Server answers FUSE requests.
+// A Server answers FUSE requests, several at once and in any order.
 type Server interface {
-	// Confine takes from the calling thread the rights that Handle does not need. Each of the device's threads calls it once.
-	Confine() error
-	// Handle serves the request in in and returns how many bytes of out are its answer; 0 where the request wants none.
-	Handle(in, out [][]byte) int
+	// Start says whom to tell of answers. It comes before the first Submit.
+	Start(answered Answered)
+	// Submit has the request in c served. It does not wait for that. After an error there will be no answer.
+	Submit(slot uint32, c *virtio.Chain) error
 	Close() error
 }
+
+// Answered says that n bytes of the writable part of the chain that was submitted as slot are its answer; 0 where the request wants none, Failed where
+// there will be no answer. It may be called from any goroutine.
+type Answered func(slot uint32, n uint64)
+
+// Failed is told of a request that the server could not serve.
+const Failed = ^uint64(0)
 
 // tagSize is the size of the tag in the configuration.
 const tagSize = 36
@@ -26,19 +35,21 @@ const tagSize = 36
 const (
 	queues    = 2
 	queueSize = 256
-	// workers serve requests at once; each is a thread of the host.
-	workers = 6
+	// slots are how many requests are with the server at once.
+	slots = 16
 )
 
 // Device is a file system device.
 type Device struct {
 	config [tagSize + 4]byte
 	server Server
-	work   chan job
-	done   sync.WaitGroup
-	slots  chan struct{}
+	free   chan uint32 // slots without a request
+
+	mu   sync.Mutex // guards jobs
+	jobs [slots]job
 }
 
+// A job is a request that is with the server.
 type job struct {
 	q *virtio.Queue
 	c *virtio.Chain
@@ -49,43 +60,76 @@ func New(tag string, server Server) (*Device, error) {
 	if len(tag) == 0 || len(tag) > tagSize {
 		return nil, fmt.Errorf("virtio/fs: tag %q is not 1 to %d bytes long", tag, tagSize)
 	}
-	d := &Device{server: server, work: make(chan job), slots: make(chan struct{}, workers)}
+	d := &Device{server: server, free: make(chan uint32, slots)}
 	copy(d.config[:], tag)
 	d.config[tagSize] = queues - 1
-	confined := make(chan error, workers)
-	for range workers {
-		d.done.Go(func() { d.worker(confined) })
+	for slot := range uint32(slots) {
+		d.free <- slot
 	}
-	var errs []error
-	for range workers {
-		errs = append(errs, <-confined)
-	}
-	if err := errors.Join(errs...); err != nil {
-		d.Close()
-		return nil, err
-	}
+	server.Start(d.answered)
 	return d, nil
 }
 
-// worker is a thread that serves requests.
-func (d *Device) worker(confined chan<- error) {
-	err := d.server.Confine()
-	confined <- err
-	if err != nil {
-		return
-	}
-	for j := range d.work {
-		n := d.server.Handle(j.c.Readable, j.c.Writable)
-		j.q.Push(j.c, uint64(n))
-		<-d.slots
+// Close closes the server. The device must be reset.
+func (d *Device) Close() error { return d.server.Close() }
+
+// Serve implements [virtio.Device].
+func (d *Device) Serve(q *virtio.Queue) {
+	for {
+		slot := <-d.free
+		c := q.Pop()
+		if c == nil {
+			d.free <- slot
+			return
+		}
+		d.mu.Lock()
+		d.jobs[slot] = job{q, c}
+		d.mu.Unlock()
+		if err := d.server.Submit(slot, c); err != nil {
+			d.answered(slot, Failed)
+		}
 	}
 }
 
-// Close ends the workers and closes the server. The device must be reset.
-func (d *Device) Close() error {
-	close(d.work)
-	d.done.Wait()
-	return d.server.Close()
+// answered gives a request back to the driver. What the server says is checked: it may be another process, that has been taken over.
+func (d *Device) answered(slot uint32, n uint64) {
+	if slot >= slots {
+		return
+	}
+	d.mu.Lock()
+	j := d.jobs[slot]
+	d.jobs[slot] = job{}
+	d.mu.Unlock()
+	if j.c == nil {
+		return
+	}
+	if n == Failed {
+		n = fail(j.c)
+	} else {
+		n = min(n, j.c.WritableLen())
+	}
+	j.q.Push(j.c, n)
+	d.free <- slot
+}
+
+// Of struct fuse_in_header and fuse_out_header (linux/fuse.h).
+const (
+	outHeader = 16
+	offUnique = 8
+)
+
+// fail answers a request with EIO, where it wants an answer.
+func fail(c *virtio.Chain) uint64 {
+	var head, answer [outHeader]byte
+	if n, _ := c.Read(head[:]); n < len(head) || c.WritableLen() < outHeader {
+		return 0
+	}
+	le := binary.LittleEndian
+	le.PutUint32(answer[:], outHeader)
+	le.PutUint32(answer[4:], uint32(1<<32-int64(unix.EIO)))
+	copy(answer[offUnique:], head[offUnique:])
+	c.Write(answer[:])
+	return c.Filled()
 }
 
 // Type implements [virtio.Device].
@@ -108,19 +152,6 @@ func (*Device) Activate(*virtio.Session) {}
 
 // Reset implements [virtio.Device].
 func (*Device) Reset() {}
-
-// Serve implements [virtio.Device].
-func (d *Device) Serve(q *virtio.Queue) {
-	for {
-		d.slots <- struct{}{}
-		c := q.Pop()
-		if c == nil {
-			<-d.slots
-			return
-		}
-		d.work <- job{q, c}
-	}
-}
 
 type state struct{}
 

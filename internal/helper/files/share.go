@@ -1,0 +1,112 @@
+package files
+
+import (
+	"errors"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine.dev/vitrine/internal/machine/virtio"
+	"vitrine.dev/vitrine/internal/machine/virtio/fs"
+)
+
+// A Share is an export as the guest's process sees it: a server for a virtio file system.
+type Share struct {
+	fd       int
+	answered fs.Answered
+	reader   sync.WaitGroup
+
+	mu   sync.Mutex // guards what follows, and sending
+	out  []byte
+	with map[uint32]bool // slots that wait for an answer
+	gone bool
+}
+
+var _ fs.Server = (*Share)(nil)
+
+// newShare takes a socket over.
+func newShare(fd int) *Share { return &Share{fd: fd, with: map[uint32]bool{}} }
+
+// Start implements [fs.Server].
+func (s *Share) Start(answered fs.Answered) {
+	s.answered = answered
+	s.reader.Go(s.read)
+}
+
+var errGone = errors.New("the helper has ended")
+
+// Submit implements [fs.Server].
+func (s *Share) Submit(slot uint32, c *virtio.Chain) error {
+	in, out := c.Segments()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return errGone
+	}
+	s.out = appendRequest(s.out[:0], slot, in, out)
+	s.with[slot] = true
+	if err := send(s.fd, s.out); err != nil {
+		delete(s.with, slot)
+		return err
+	}
+	return nil
+}
+
+// read passes answers on until the helper has gone, and then fails what has none.
+func (s *Share) read() {
+	var b [answerSize + 1]byte
+	for {
+		n, err := receive(s.fd, b[:])
+		if err != nil || n == 0 {
+			break
+		}
+		slot, size, ok := parseAnswer(b[:n])
+		if !ok {
+			break
+		}
+		s.mu.Lock()
+		asked := s.with[slot]
+		delete(s.with, slot)
+		s.mu.Unlock()
+		if asked {
+			s.answered(slot, uint64(size))
+		}
+	}
+	s.mu.Lock()
+	s.gone = true
+	left := s.with
+	s.with = nil
+	s.mu.Unlock()
+	for slot := range left {
+		s.answered(slot, fs.Failed)
+	}
+}
+
+// Hang ends the connection: what was asked fails, and so does all that follows.
+func (s *Share) Hang() { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+
+// Close implements [fs.Server].
+func (s *Share) Close() error {
+	s.Hang()
+	s.reader.Wait()
+	return unix.Close(s.fd)
+}
+
+// send and receive carry one packet. They block their thread, which wakes sooner than a goroutine by way of the poller.
+func send(fd int, p []byte) error {
+	for {
+		err := unix.Sendto(fd, p, unix.MSG_NOSIGNAL, nil)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func receive(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, p)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
