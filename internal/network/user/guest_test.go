@@ -35,6 +35,7 @@ type guest struct {
 	link *channel.Endpoint
 	done chan struct{}
 	wg   sync.WaitGroup
+	came chan struct{} // a frame may be there for who takes frames by hand
 
 	mu   sync.Mutex
 	logs []string
@@ -43,7 +44,7 @@ type guest struct {
 // newNetwork makes a network whose guest takes frames by hand.
 func newNetwork(t testing.TB, cfg Config) *guest {
 	t.Helper()
-	g := &guest{t: t, done: make(chan struct{})}
+	g := &guest{t: t, done: make(chan struct{}), came: make(chan struct{}, 1)}
 	cfg.Log = func(s string) {
 		g.mu.Lock()
 		g.logs = append(g.logs, s)
@@ -61,7 +62,7 @@ func newNetwork(t testing.TB, cfg Config) *guest {
 			g.Destroy()
 		}
 	})
-	g.net.Up(network.Sums|network.CutsTCP4|network.CutsTCP6, func() {}, func() {})
+	g.net.Up(network.Sums|network.CutsTCP4|network.CutsTCP6, notify(g.came).WriteNotify, func() {})
 	return g
 }
 
@@ -194,7 +195,8 @@ func (g *guest) next() []byte {
 }
 
 func (g *guest) nextOrNone(d time.Duration) []byte {
-	for end := time.Now().Add(d); ; time.Sleep(time.Millisecond) {
+	end := time.After(d)
+	for {
 		if f := g.net.Front(); f != nil {
 			var b []byte
 			for _, p := range f.Parts {
@@ -203,7 +205,12 @@ func (g *guest) nextOrNone(d time.Duration) []byte {
 			g.net.Pop()
 			return b
 		}
-		if time.Now().After(end) {
+		if d == 0 {
+			return nil
+		}
+		select {
+		case <-g.came:
+		case <-end:
 			return nil
 		}
 	}

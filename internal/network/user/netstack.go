@@ -15,11 +15,13 @@ import (
 
 const nic tcpip.NICID = 1
 
-// What TCP keeps of a connection on the guest's side. The first few get large buffers, all others small ones: a guest decides how many there are.
+// buffers is how much TCP keeps of a connection on the guest's side, each way, where there are at most so many. A guest decides how many
+// there are: the more, the smaller.
+var buffers = []struct{ connections, size int }{{32, largeBuffer}, {512, 64 << 10}, {maxTCP, smallBuffer}}
+
 const (
-	largeBuffer  = 1 << 20
-	smallBuffer  = 64 << 10
-	largeBuffers = 32
+	largeBuffer = 1 << 20
+	smallBuffer = 16 << 10
 
 	// bulk is the size of a packet from which on the guest is taken to send as fast as it is told that it may.
 	bulk = 4 << 10

@@ -168,9 +168,12 @@ func (n *Network) connected(g *guestEnd, host *net.TCPConn) {
 	defer n.giveSlot()
 	o := g.SocketOptions()
 	o.SetDelayOption(false)
-	if len(n.tcp) > largeBuffers {
-		o.SetSendBufferSize(smallBuffer, true)
-		o.SetReceiveBufferSize(smallBuffer, true)
+	for _, b := range buffers {
+		if len(n.tcp) <= b.connections {
+			o.SetSendBufferSize(int64(b.size), true)
+			o.SetReceiveBufferSize(int64(b.size), true)
+			break
+		}
 	}
 	if host == nil {
 		n.serveDNS(gonet.NewTCPConn(&g.wq, g.Endpoint))
@@ -218,7 +221,7 @@ type guestEnd struct {
 	wq waiter.Queue
 }
 
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+var blocks = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // relay carries bytes both ways until both ends have ended their half, or one of them broke the connection: then so is the other.
 func relay(g *guestEnd, host *net.TCPConn, out *queue) {
@@ -262,14 +265,14 @@ func (g *guestEnd) toHost(host *net.TCPConn) error {
 	g.wq.EventRegister(&entry)
 	defer g.wq.EventUnregister(&entry)
 	for {
-		b := buffers.Get().(*[bufferSize]byte)
+		b := blocks.Get().(*[bufferSize]byte)
 		w := tcpip.SliceWriter(b[:])
 		res, err := g.Read(&w, tcpip.ReadOptions{})
 		var werr error
 		if err == nil {
 			_, werr = host.Write(b[:res.Count])
 		}
-		buffers.Put(b)
+		blocks.Put(b)
 		switch err.(type) {
 		case nil:
 			if werr != nil {
@@ -315,7 +318,7 @@ func (g *guestEnd) fromHost(host *net.TCPConn, out *queue) error {
 			out.uncork()
 		}
 		if b != nil {
-			buffers.Put(b)
+			blocks.Put(b)
 		}
 		if end || err != nil {
 			return err
@@ -341,7 +344,7 @@ func (g *guestEnd) writeAll(r *bytes.Reader, ch <-chan struct{}) error {
 // buffer taken: most connections are idle. An error comes alone.
 func readSome(raw syscall.RawConn) (b *[bufferSize]byte, n int, end bool, err error) {
 	waitErr := raw.Read(func(fd uintptr) bool {
-		b = buffers.Get().(*[bufferSize]byte)
+		b = blocks.Get().(*[bufferSize]byte)
 		for n < len(b) && !end {
 			var k int
 			if k, err = unix.Read(int(fd), b[n:]); err == unix.EINTR {
@@ -355,7 +358,7 @@ func readSome(raw syscall.RawConn) (b *[bufferSize]byte, n int, end bool, err er
 		if n > 0 {
 			err = nil // it comes again
 		} else {
-			buffers.Put(b)
+			blocks.Put(b)
 			b = nil
 		}
 		return err != unix.EAGAIN

@@ -176,9 +176,18 @@ func TestFloodOfSYNsIsBounded(t *testing.T) {
 }
 
 func TestForwardConnectsTheHostToTheGuest(t *testing.T) {
-	f, err := ParseForward("0:80")
+	for _, where := range []string{"0:80", "[::1]:0:80"} {
+		t.Run(where, func(t *testing.T) { testForward(t, where) })
+	}
+}
+
+func testForward(t *testing.T, where string) {
+	f, err := ParseForward(where)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if f.Host.Addr().Is6() {
+		on6(t)
 	}
 	g := newGuest(t, Config{Forwards: []Forward{f}}, true)
 	l, err := gonet.ListenTCP(g.Stack, tcpip.FullAddress{NIC: nic, Port: 80}, ipv4.ProtocolNumber)

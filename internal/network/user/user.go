@@ -31,7 +31,7 @@ type Config struct {
 
 // Limits on what a guest can make us hold. Beyond them, what is new is refused, or what is oldest forgotten.
 const (
-	maxTCP     = 1024     // connections, both ways together
+	maxTCP     = 4096     // connections, both ways together
 	maxUDP     = 256      // flows
 	maxQueries = 64       // DNS queries under way
 	maxEchoes  = 64       // echo requests under way
