@@ -12,15 +12,20 @@ import (
 	"vitrine.dev/vitrine/internal/confine"
 	"vitrine.dev/vitrine/internal/helper"
 	"vitrine.dev/vitrine/internal/helper/files"
+	"vitrine.dev/vitrine/internal/helper/network"
 	"vitrine.dev/vitrine/internal/helper/registry"
 )
 
 // helpers are the kinds of processes that a guest's process starts beside itself.
-var helpers = map[string]helper.Main{files.Kind: files.Main, registry.Kind: registry.Main}
+var helpers = map[string]helper.Main{files.Kind: files.Main, network.Kind: network.Main, registry.Kind: registry.Main}
 
 // helperOptions are those of the guest's helpers.
 func (m *Machine) helperOptions() helper.Options {
-	return helper.Options{Program: m.cfg.Init, Guest: m.entry.Name(), Log: func(line string) { m.cfg.Log(printable(line)) }}
+	name := m.cfg.Name // until it has one
+	if m.entry != nil {
+		name = m.entry.Name()
+	}
+	return helper.Options{Program: m.cfg.Init, Guest: name, Log: func(line string) { m.cfg.Log(printable(line)) }}
 }
 
 // helperUser is who a helper becomes that is root and needs not be: a user whom nobody else on the host is.
@@ -92,11 +97,6 @@ var vmCalls = confine.Calls(
 	unix.SYS_MEMFD_CREATE, // memory for code, mapped twice
 )
 
-// networkCalls are the user network's, which is part of this process.
-var networkCalls = slices.Concat(
-	confine.With(unix.SYS_SOCKET, 0, unix.AF_INET, unix.AF_INET6), confine.Calls(unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_OPENAT),
-)
-
 // vmIoctls are the terminal's, save that which types for its user, and KVM's.
 var vmIoctls = append(
 	confine.With(unix.SYS_IOCTL, 1, unix.TCGETS, unix.TCSETS, unix.TIOCGWINSZ),
@@ -105,11 +105,5 @@ var vmIoctls = append(
 
 // rights are what this process keeps. It maps code: the CPU engine translates.
 func (m *Machine) rights() confine.Rights {
-	r := confine.Rights{Calls: slices.Concat(vmCalls, vmIoctls), Code: true, FileSize: -1, User: helperUser()}
-	if m.net != nil {
-		r.Calls = append(r.Calls, networkCalls...)
-		r.Connect = true
-		r.Files = []confine.Below{{Path: "/etc", Access: confine.Read}}
-	}
-	return r
+	return confine.Rights{Calls: slices.Concat(vmCalls, vmIoctls), Code: true, FileSize: -1, User: helperUser()}
 }

@@ -16,13 +16,13 @@ import (
 	"vitrine.dev/vitrine/internal/control"
 	"vitrine.dev/vitrine/internal/helper"
 	"vitrine.dev/vitrine/internal/helper/files"
+	"vitrine.dev/vitrine/internal/helper/network"
 	"vitrine.dev/vitrine/internal/helper/registry"
 	"vitrine.dev/vitrine/internal/host"
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/machine"
 	"vitrine.dev/vitrine/internal/machine/virtio/balloon"
 	"vitrine.dev/vitrine/internal/mem"
-	"vitrine.dev/vitrine/internal/network/user"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
@@ -61,15 +61,15 @@ type Machine struct {
 	balloon  *balloon.Device
 	console  tail
 	api      *control.Server
-	agents   net.Listener  // where the agent connects; nil if exactly
-	shares   []wire.Share  // directories over the root
-	net      *user.Network // nil where the guest has none
-	blind    bool          // the kernel's modules were not found: what it needs may not be built in
+	agents   net.Listener     // where the agent connects; nil if exactly
+	shares   []wire.Share     // directories over the root
+	net      *network.Network // nil where the guest has none
+	blind    bool             // the kernel's modules were not found: what it needs may not be built in
 	began    time.Time
 	startCPU time.Duration // CPU time of this process until its guest began
 	keys     *keyboard
 	logs     []*host.Log
-	helpers  []*helper.Process // the keeper first
+	helpers  []*helper.Process // all of them
 	keeper   *registry.Files   // changes the guest's directory
 	files    []*files.Share
 	lacks    string // layers of confinement that the host does not have

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"vitrine.dev/vitrine/internal/agent/wire"
+	"vitrine.dev/vitrine/internal/helper/network"
 	"vitrine.dev/vitrine/internal/machine/virtio"
 	virtionet "vitrine.dev/vitrine/internal/machine/virtio/net"
 	"vitrine.dev/vitrine/internal/network/user"
@@ -11,7 +12,7 @@ import (
 
 // Values of Config.Net.
 const (
-	NetUser = "user" // a network of the guest's own, over sockets of this process
+	NetUser = "user" // a network of the guest's own, over sockets of a process of its own
 	NetNone = "none" // no network card
 )
 
@@ -41,7 +42,9 @@ func (c *Config) checkNet() error {
 // openNetwork makes the guest's network, with its ports open. It comes before all that takes time: a port in use starts nothing.
 func (m *Machine) openNetwork() (err error) {
 	if m.cfg.Net == NetUser {
-		m.net, err = user.New(user.Config{Forwards: m.cfg.Ports, Log: m.cfg.Log})
+		if m.net, err = network.Start(m.helperOptions(), helperUser(), m.cfg.Ports); err == nil {
+			m.helpers = append(m.helpers, m.net.Helper)
+		}
 	}
 	return err
 }
@@ -51,7 +54,9 @@ func (m *Machine) attachNetwork(plug func(virtio.Device) error) error {
 	if m.net == nil {
 		return nil
 	}
-	m.net.SetName(m.Name())
+	if err := m.net.SetName(m.Name()); err != nil {
+		return err
+	}
 	return plug(virtionet.New(user.GuestMAC, m.net))
 }
 

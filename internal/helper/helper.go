@@ -68,6 +68,8 @@ type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
 	log  func(string)
+	// ready waits for the answer to the setup, once.
+	ready func() (string, error)
 }
 
 // Options are what all helpers are started with.
@@ -99,6 +101,7 @@ func Start(kind string, o Options, setup any, files ...int) (*Process, error) {
 		return nil, fmt.Errorf("helper %s: %w", kind, err)
 	}
 	p := &Process{Conn: c, kind: kind, done: make(chan struct{}), log: o.Log}
+	p.ready = sync.OnceValues(p.waitReady)
 	p.cmd = &exec.Cmd{
 		Path: o.Program, Args: []string{program, kind, o.Guest}, Dir: "/",
 		Env:        []string{helperVar + "=" + kind, "GOGC=50", "GOTRACEBACK=single"},
@@ -183,7 +186,9 @@ func (c *Conn) Refuse(err error) error {
 }
 
 // Ready waits until the helper has given up its rights. lacks says which layers the host does not have. After an error the helper is closed.
-func (p *Process) Ready() (lacks string, err error) {
+func (p *Process) Ready() (lacks string, err error) { return p.ready() }
+
+func (p *Process) waitReady() (lacks string, err error) {
 	var answer ready
 	p.c.SetReadDeadline(time.Now().Add(readyTime))
 	_, err = p.Recv(&answer)
