@@ -213,9 +213,9 @@ func TestOtherProgramsGuests(t *testing.T) {
 			t.Run("ls", func(t *testing.T) {
 				type row struct {
 					Name, VMM, Accelerator, Kernel, State, Owner, Unseen string
-					PID, CPUs                                           int
-					MemoryBytes                                         uint64 `json:"memory_bytes"`
-					Started                                             time.Time
+					PID, CPUs                                            int
+					MemoryBytes                                          uint64 `json:"memory_bytes"`
+					Started                                              time.Time
 				}
 				all := ask[[]row](t, g, "ls", "--json")
 				i := slices.IndexFunc(all, func(r row) bool { return r.PID == g.pid })

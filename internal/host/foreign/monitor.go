@@ -12,12 +12,20 @@ import (
 
 var le = binary.LittleEndian
 
+// A monitor runs commands of QEMU's human monitor.
+type monitor interface {
+	monitor(command string) (string, error)
+	close() error
+}
+
 // monitorFresh is how old a monitor's answer may be that has all processors' registers: a look at each of them is one question.
 const monitorFresh = time.Millisecond
 
 // A monitorSource has registers from QEMU's monitor: a question takes about 1 ms of QEMU's main loop, and under KVM each processor leaves its guest for it.
 type monitorSource struct {
-	q *qmp
+	q     monitor
+	name  string
+	fresh time.Duration
 
 	mu     sync.Mutex // guards what follows
 	asked  time.Time
@@ -26,8 +34,8 @@ type monitorSource struct {
 	n      int
 }
 
-func newMonitorSource(q *qmp) *monitorSource {
-	s := &monitorSource{q: q}
+func newMonitorSource(q monitor, name string, fresh time.Duration) *monitorSource {
+	s := &monitorSource{q: q, name: name, fresh: fresh}
 	if s.ask() == nil {
 		s.n = len(s.regs)
 	}
@@ -48,7 +56,7 @@ func (s *monitorSource) ask() error {
 func (s *monitorSource) read(i int, r *x86.Regs) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.asked) > monitorFresh {
+	if time.Since(s.asked) > s.fresh {
 		if err := s.ask(); err != nil {
 			return false, fmt.Errorf("registers: %w", err)
 		}
@@ -61,5 +69,5 @@ func (s *monitorSource) read(i int, r *x86.Regs) (bool, error) {
 }
 
 func (s *monitorSource) cpus() int    { return s.n }
-func (s *monitorSource) how() string  { return "QMP" }
+func (s *monitorSource) how() string  { return s.name }
 func (s *monitorSource) close() error { return s.q.close() }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"vitrine.dev/vitrine/internal/guest"
 	"vitrine.dev/vitrine/internal/host/vmm"
@@ -64,7 +65,7 @@ func Open(g vmm.Guest) (*Target, error) {
 			t.ways, t.how = [][]segment{t.mem.backed(Proc, ram, maps)}, "QMP"
 		}
 		if t.regs == nil {
-			t.regs = newMonitorSource(q)
+			t.regs = newMonitorSource(q, "QMP", monitorFresh)
 		} else {
 			q.close() // for others to use
 		}
@@ -137,6 +138,7 @@ func (t *Target) Kernel(ctx context.Context) (*guest.Kernel, error) {
 		}
 		if len(t.ways) == 1 || t.confirms(k) {
 			t.ways = [][]segment{w}
+			t.debug(ctx, k)
 			return k, nil
 		}
 		if best == nil {
@@ -153,6 +155,28 @@ func (t *Target) Kernel(ctx context.Context) (*guest.Kernel, error) {
 	}
 	t.take(t.ways[0])
 	return nil, first
+}
+
+// debug takes the debugger's stub for want of another way to registers, if the guest runs: one that stands still would go on afterwards.
+func (t *Target) debug(ctx context.Context, k *guest.Kernel) {
+	at := t.Guest.GDB()
+	if t.regs != nil || len(at) == 0 {
+		return
+	}
+	was := k.Uptime()
+	for range 10 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+		if k.Uptime() != was {
+			if s := newMonitorSource(&gdbMonitor{Proc, t.Guest.PID, at[0]}, "gdbstub", gdbFresh); s.cpus() > 0 {
+				t.regs = s
+			}
+			return
+		}
+	}
 }
 
 // confirms tells whether the kernel that was found sees RAM end where this way ends it, which says where the hole is: at max_pfn
