@@ -39,11 +39,11 @@ type peekCPU struct {
 	fresh bool   // KVM_RUN has returned since
 }
 
-// Bounds of stopping a thread: how long it may take, and how often it may turn out to be busy in the VMM.
+// Bounds of stopping a thread: how long it may take on a busy host, and how long it may turn out to be in the VMM's own code.
 const (
-	stopTime  = 200 * time.Millisecond
-	stopTries = 20
-	stopPause = time.Millisecond
+	stopTime = 3 * time.Second
+	tryTime  = time.Second
+	tryPause = time.Millisecond
 )
 
 // openPeek maps the pages of all processors. It changes nothing yet.
@@ -148,31 +148,36 @@ func (c *peekCPU) keep() {
 // sample stops the processor's thread until its registers are there.
 func (p *peek) sample(c *peekCPU, r *x86.Regs) (running bool, err error) {
 	c.keep()
-	if c.tid == 0 {
+	limit := time.Now().Add(tryTime)
+	for c.tid == 0 {
 		if err := p.identify(); err != nil {
 			return false, err
 		}
-		if c.tid == 0 {
+		if c.tid == 0 && time.Now().After(limit) {
 			return false, fmt.Errorf("%w: none of the VMM's threads runs this CPU now", guest.ErrNoRegisters)
 		}
+		if c.tid == 0 {
+			time.Sleep(tryPause)
+		}
 	}
-	for try := 0; ; try++ {
+	for {
 		running = p.running(c.tid)
 		found := false
-		err = stopped(c.tid, func(fd int) {
+		err := stopped(c.tid, func(fd int) {
 			c.fresh = c.fresh || fd == c.fd
 			found = c.fresh && c.page.Kept() && c.page.Registers(r)
 		})
-		if found || try == stopTries {
-			break
+		switch {
+		case found || errors.Is(err, errGone):
+			return running, err
+		case time.Now().After(limit) && err != nil: // somebody else traces it
+			return running, err
+		case time.Now().After(limit):
+			return running, fmt.Errorf("%w: the CPU's thread is not in KVM_RUN", guest.ErrNoRegisters)
 		}
-		time.Sleep(stopPause)
+		time.Sleep(tryPause)
 		c.keep()
 	}
-	if err == nil && !c.fresh {
-		err = fmt.Errorf("%w: the CPU's thread is not in KVM_RUN", guest.ErrNoRegisters)
-	}
-	return running, err
 }
 
 // running tells whether a thread has work: one that sleeps in KVM_RUN has a halted processor.
@@ -249,10 +254,11 @@ func stopped(tid int, fn func(fd int)) error {
 	return fmt.Errorf("ptrace: %w", err)
 }
 
-// runsNow gives the descriptor of the processor that a stopped thread was running, or -1: the call's arguments are still in its registers.
+// runsNow gives the descriptor of the processor that a stopped thread was running, or -1: the call's arguments are still in its registers. What has no place in a
+// program is a thread of KVM's own.
 func runsNow(tid int) int {
 	var regs unix.PtraceRegs
-	if unix.PtraceGetRegs(tid, &regs) != nil || regs.Orig_rax != unix.SYS_IOCTL || uint32(regs.Rsi) != kvm.Run {
+	if unix.PtraceGetRegs(tid, &regs) != nil || regs.Rip == 0 || regs.Orig_rax != unix.SYS_IOCTL || uint32(regs.Rsi) != kvm.Run {
 		return -1
 	}
 	return int(int32(regs.Rdi))
