@@ -146,6 +146,9 @@ func openKernel(ctx context.Context, open func(context.Context) (*guest.Kernel, 
 		}
 		select {
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, err
+			}
 			return nil, ctx.Err()
 		case <-time.After(250 * time.Millisecond):
 		}

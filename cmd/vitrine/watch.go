@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"vitrine.dev/vitrine/internal/host"
+	"vitrine.dev/vitrine/internal/host/foreign"
 	"vitrine.dev/vitrine/internal/perf"
 )
 
@@ -104,6 +106,9 @@ func (l *watchList) sample(ctx context.Context, f topFlags, forgiving bool) erro
 		case !forgiving:
 			return fmt.Errorf("%s: %w", w.name, errs[i])
 		default:
+			if errors.Is(errs[i], foreign.ErrGone) {
+				errs[i] = foreign.ErrGone
+			}
 			l.passed = append(l.passed, fmt.Sprintf("%s: %v", w.name, errs[i]))
 			w.close()
 		}

@@ -91,7 +91,7 @@ func (m *memory) copy(p []byte, at uint64) (int, error) {
 	}
 	n, err := m.space.ReadAt(p, int64(at))
 	if err == io.EOF {
-		err = errGone
+		err = ErrGone
 	}
 	if err != nil {
 		return n, fmt.Errorf("foreign: memory of process %d at %#x: %w", m.pid, at, err)
@@ -99,10 +99,10 @@ func (m *memory) copy(p []byte, at uint64) (int, error) {
 	return n, nil
 }
 
-var (
-	errGone   = errors.New("it has ended")
-	errClosed = errors.New("foreign: its memory may not be read")
-)
+// ErrGone is returned where the VMM's process has ended.
+var ErrGone = errors.New("it has ended")
+
+var errClosed = errors.New("foreign: its memory may not be read")
 
 // present gives the first run of touched pages in [from, to), cut to it.
 func (m *memory) present(from, to uint64) (start, size uint64, ok bool) {

@@ -60,7 +60,7 @@ func openPeek(proc vmm.Proc, g *vmm.Guest) (*peek, error) {
 	}
 	defer unix.Close(process)
 	if s, ok := proc.Stat(g.PID); !ok || s.Started != g.Ticks {
-		return nil, errGone
+		return nil, ErrGone
 	}
 	p := &peek{proc: proc, pid: g.PID, work: make(chan func()), ended: make(chan struct{})}
 	for _, c := range g.VCPUs {
@@ -168,7 +168,7 @@ func (p *peek) sample(c *peekCPU, r *x86.Regs) (running bool, err error) {
 			found = c.fresh && c.page.Kept() && c.page.Registers(r)
 		})
 		switch {
-		case found || errors.Is(err, errGone):
+		case found || errors.Is(err, ErrGone):
 			return running, err
 		case time.Now().After(limit) && err != nil: // somebody else traces it
 			return running, err
@@ -240,7 +240,7 @@ func stopped(tid int, fn func(fd int)) error {
 			}
 			return detach(tid, sig)
 		case got == tid:
-			return errGone
+			return ErrGone
 		case time.Now().After(deadline):
 			// It cannot be let go of before it stops; this thread's end does that.
 			runtime.Goexit()
@@ -249,7 +249,7 @@ func stopped(tid int, fn func(fd int)) error {
 		}
 	}
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ECHILD) {
-		return errGone
+		return ErrGone
 	}
 	return fmt.Errorf("ptrace: %w", err)
 }

@@ -51,7 +51,7 @@ func Open(g vmm.Guest) (*Target, error) {
 		return nil, err
 	}
 	if s, ok := Proc.Stat(g.PID); !ok || s.Started != g.Ticks {
-		return fail(fmt.Errorf("%s: %w", g.Name, errGone))
+		return fail(fmt.Errorf("%s: %w", g.Name, ErrGone))
 	}
 	maps, err := Proc.Maps(g.PID)
 	if err != nil {
@@ -83,8 +83,8 @@ func Open(g vmm.Guest) (*Target, error) {
 	t.take(t.ways[0])
 	var b [1]byte
 	if _, err := t.ReadPhys(b[:], t.ram[0].base); err != nil {
-		if errors.Is(err, errGone) {
-			return fail(fmt.Errorf("%s: %w", g.Name, errGone))
+		if errors.Is(err, ErrGone) {
+			return fail(fmt.Errorf("%s: %w", g.Name, ErrGone))
 		}
 		return fail(fmt.Errorf("%s: %s", g.Name, refused(&g)))
 	}

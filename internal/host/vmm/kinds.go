@@ -81,6 +81,7 @@ var kinds = []kind{
 	// A guest of ours in a registry that this user does not look at. Its name may be taken here.
 	{
 		name: "vitrine", programs: []string{"vitrine"}, alone: true, runs: func(a []string) bool { return slices.Contains(a, "run") },
+		cpus: func(a []string) int { return number(last(a, "--cpus"), 64) }, memory: func(a []string) uint64 { return size(last(a, "--memory"), 1) },
 		accelerator: func([]string) string { return "soft" }, threads: anyThreads, holes: []uint64{0xC000_0000},
 	},
 }
