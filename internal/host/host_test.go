@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"vitrine.dev/vitrine/internal/host/vmm"
 )
 
 // private gives the test a run-time directory of its own.
@@ -188,4 +190,53 @@ func TestASocketAnswersUnderALongPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
+}
+
+func TestGuestsAreFoundByNameThenProcessThenBeginning(t *testing.T) {
+	all := []Entry{
+		{State: State{Name: "web", PID: 10}}, {State: State{Name: "web-2", PID: 11}}, {State: State{Name: "12", PID: 13}}, {State: State{Name: "db", PID: 12}},
+		{State: State{Name: "twin", PID: 14}}, {State: State{Name: "twin", PID: 15}}, {State: State{Name: "old", PID: 16, State: Ended}},
+	}
+	for name, want := range map[string]int{"web": 10, "web-": 11, "11": 11, "12": 13, "13": 13, "d": 12, "14": 14} {
+		if e, err := find(all, name); err != nil || e.PID != want {
+			t.Errorf("%q: got %+v, %v; want process %d", name, e, err, want)
+		}
+	}
+	for name, want := range map[string]string{"twin": "is it 14, 15? Several have the name", "we": "is it web, web-2?", "99": "no such guest", "16": "no such guest", "0": "no such guest"} {
+		if _, err := find(all, name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %s", name, err, want)
+		}
+	}
+}
+
+func TestOursAreNotListedAsOthers(t *testing.T) {
+	private(t)
+	register(t, "mine") // this process, which is no VMM, and would be ours if it were
+	others, err := Others()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range others {
+		if e.PID == os.Getpid() {
+			t.Errorf("this process is listed: %+v", e.State)
+		}
+		if e.Foreign() == nil || e.Name == "" || e.VMM == "" {
+			t.Errorf("an incomplete entry: %+v", e.State)
+		}
+	}
+}
+
+func TestWhatOnlyOursDoIsRefused(t *testing.T) {
+	e := other(&vmm.Guest{PID: os.Getpid(), Name: "theirs", VMM: "qemu", UID: -1, Stopped: true, Protected: "SEV"})
+	if e.State.State != "stopped" || !strings.Contains(e.Unseen, "SEV") {
+		t.Errorf("got %+v", e.State)
+	}
+	for what, do := range map[string]func() error{
+		"Dial": func() error { _, err := e.Dial(); return err }, "Remove": e.Remove, "WaitGone": e.WaitGone,
+		"OpenLog": func() error { _, err := e.OpenLog(ConsoleLog); return err },
+	} {
+		if err := do(); !errors.Is(err, ErrForeign) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 }

@@ -204,16 +204,23 @@ func (t *Target) NumCPU() int { return t.cpus }
 
 // CPU fills r with the registers of processor i as they are now, or were when it last left its guest.
 func (t *Target) CPU(i int, r *x86.Regs) error {
-	_, err := t.Sample(i, r)
+	_, err := t.read(i, r)
 	return err
 }
 
-// Sample is CPU, and tells whether the processor was at work.
-func (t *Target) Sample(i int, r *x86.Regs) (running bool, err error) {
+func (t *Target) read(i int, r *x86.Regs) (running bool, err error) {
 	if t.regs == nil || i >= t.regs.cpus() {
 		return false, guest.ErrNoRegisters
 	}
 	return t.regs.read(i, r)
+}
+
+// Sample is CPU for a processor that is at work; of one that sleeps it only says so, and lets it sleep.
+func (t *Target) Sample(i int, r *x86.Regs) (running bool, err error) {
+	if p, ok := t.regs.(*peek); ok && i < p.cpus() && p.idle(i) {
+		return false, nil
+	}
+	return t.read(i, r)
 }
 
 // Registers tells whether there is a way to any.
