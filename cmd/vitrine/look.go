@@ -105,7 +105,7 @@ func lookVerb(use, short, long string, more int, fn func(ctx context.Context, v 
 			}
 			return nil
 		},
-		ValidArgsFunction: guestNames,
+		ValidArgsFunction: anyNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 			defer stop()

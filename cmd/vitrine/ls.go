@@ -16,7 +16,7 @@ import (
 )
 
 func lsVerb() *cobra.Command {
-	asJSON, ended := false, false
+	asJSON, ended, long := false, false, false
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "lists the guests of this host",
@@ -44,10 +44,11 @@ func lsVerb() *cobra.Command {
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), all)
 			}
-			return writeTable(cmd.OutOrStdout(), all, time.Now())
+			return writeTable(cmd.OutOrStdout(), all, long, time.Now())
 		},
 	}
 	cmd.Flags().BoolVarP(&ended, "all", "a", false, "also those that have ended and are kept")
+	cmd.Flags().BoolVarP(&long, "long", "l", false, "also whose they are, who manages them, and the container that their VMM is in")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -90,7 +91,7 @@ var lsColumns = []column[host.Entry]{
 }
 
 // writeTable prints a guest a line, and below what may not be seen.
-func writeTable(w io.Writer, all []host.Entry, now time.Time) error {
+func writeTable(w io.Writer, all []host.Entry, long bool, now time.Time) error {
 	up := column[host.Entry]{"UP", false, func(e host.Entry) string {
 		until := now
 		if e.Finished != nil {
@@ -101,7 +102,14 @@ func writeTable(w io.Writer, all []host.Entry, now time.Time) error {
 		}
 		return until.Sub(e.Started).Truncate(time.Second).String()
 	}}
-	if err := writeColumns(w, append(slices.Clone(lsColumns), up), all); err != nil {
+	columns := append(slices.Clone(lsColumns), up)
+	if long {
+		columns = append(columns,
+			column[host.Entry]{"OWNER", false, func(e host.Entry) string { return orDash(e.Owner) }},
+			column[host.Entry]{"MANAGER", false, func(e host.Entry) string { return orDash(e.Manager) }},
+			column[host.Entry]{"CONTAINER", false, func(e host.Entry) string { return orDash(e.Container) }})
+	}
+	if err := writeColumns(w, columns, all); err != nil {
 		return err
 	}
 	for _, e := range all {
@@ -117,20 +125,26 @@ func writeTable(w io.Writer, all []host.Entry, now time.Time) error {
 
 // keptNames completes a guest's name, also of those that have ended.
 func keptNames(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var names []string
 	all, _ := host.ListAll()
-	for _, e := range all {
-		names = append(names, e.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return namesOf(all)
 }
 
-// guestNames completes a guest's name.
+// guestNames completes the name of a guest of ours.
 func guestNames(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var names []string
+	all, _ := host.List()
+	return namesOf(all)
+}
+
+// anyNames completes the name of a guest to look into.
+func anyNames(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	all, _ := host.List()
 	others, _ := host.Others()
-	for _, e := range append(all, others...) {
+	return namesOf(append(all, others...))
+}
+
+func namesOf(all []host.Entry) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	for _, e := range all {
 		names = append(names, e.Name)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

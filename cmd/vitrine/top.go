@@ -55,7 +55,7 @@ func topVerb() *cobra.Command {
 			}
 			return nil
 		},
-		ValidArgsFunction: guestNames,
+		ValidArgsFunction: anyNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 			defer stop()
@@ -135,14 +135,13 @@ func top(ctx context.Context, names []string, f topFlags, out io.Writer) error {
 	}
 }
 
-// openKernel waits for a guest that is just booting: until then there is no kernel to be seen.
+// openKernel waits some seconds for a guest that is just booting: until then there is no kernel to be seen.
 func openKernel(ctx context.Context, open func(context.Context) (*guest.Kernel, error)) (*guest.Kernel, error) {
-	const patience = 20
-	var err error
-	for range patience {
-		var k *guest.Kernel
-		if k, err = open(ctx); err == nil {
-			return k, nil
+	const wait, pause = 5 * time.Second, 250 * time.Millisecond
+	for end := time.Now().Add(wait); ; {
+		k, err := open(ctx)
+		if err == nil || time.Now().After(end) {
+			return k, err
 		}
 		select {
 		case <-ctx.Done():
@@ -150,10 +149,9 @@ func openKernel(ctx context.Context, open func(context.Context) (*guest.Kernel, 
 				return nil, err
 			}
 			return nil, ctx.Err()
-		case <-time.After(250 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
-	return nil, err
 }
 
 // sample fills w's counts for one interval.

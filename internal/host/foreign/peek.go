@@ -29,6 +29,7 @@ type peek struct {
 	work  chan func()   // to the one thread that traces
 	ended chan struct{} // closed when that has gone
 	peeks []*peekCPU
+	quiet time.Time // when a thread was last waited for in vain
 }
 
 type peekCPU struct {
@@ -39,11 +40,13 @@ type peekCPU struct {
 	fresh bool   // KVM_RUN has returned since
 }
 
-// Bounds of stopping a thread: how long it may take on a busy host, and how long it may turn out to be in the VMM's own code.
+// Bounds of stopping a thread: how long it may take on a busy host, and how long it may turn out to be in the VMM's own code. Where one was there for so long,
+// as they all are in a machine that stands still, the others are not waited for.
 const (
-	stopTime = 3 * time.Second
-	tryTime  = time.Second
-	tryPause = time.Millisecond
+	stopTime  = 3 * time.Second
+	tryTime   = time.Second
+	tryPause  = time.Millisecond
+	quietTime = 5 * time.Second
 )
 
 // openPeek maps the pages of all processors. It changes nothing yet.
@@ -149,11 +152,15 @@ func (c *peekCPU) keep() {
 func (p *peek) sample(c *peekCPU, r *x86.Regs) (running bool, err error) {
 	c.keep()
 	limit := time.Now().Add(tryTime)
+	if time.Since(p.quiet) < quietTime {
+		limit = time.Now()
+	}
 	for c.tid == 0 {
 		if err := p.identify(); err != nil {
 			return false, err
 		}
 		if c.tid == 0 && time.Now().After(limit) {
+			p.quiet = time.Now()
 			return false, fmt.Errorf("%w: none of the VMM's threads runs this CPU now", guest.ErrNoRegisters)
 		}
 		if c.tid == 0 {
@@ -173,6 +180,7 @@ func (p *peek) sample(c *peekCPU, r *x86.Regs) (running bool, err error) {
 		case time.Now().After(limit) && err != nil: // somebody else traces it
 			return running, err
 		case time.Now().After(limit):
+			p.quiet = time.Now()
 			return running, fmt.Errorf("%w: the CPU's thread is not in KVM_RUN", guest.ErrNoRegisters)
 		}
 		time.Sleep(tryPause)

@@ -130,6 +130,9 @@ func (t *Target) Kernel(ctx context.Context) (*guest.Kernel, error) {
 		}
 		t.take(w)
 		k, err := guest.Open(t)
+		if err != nil && t.regs != nil {
+			k, err = guest.Open(blind{t})
+		}
 		if err != nil {
 			if first == nil {
 				first = err
@@ -156,6 +159,12 @@ func (t *Target) Kernel(ctx context.Context) (*guest.Kernel, error) {
 	t.take(t.ways[0])
 	return nil, first
 }
+
+// A blind target has no registers: where they lead nowhere, as in firmware, or are another moment's, memory may tell still.
+type blind struct{ *Target }
+
+// CPU has none.
+func (blind) CPU(int, *x86.Regs) error { return guest.ErrNoRegisters }
 
 // debug takes the debugger's stub for want of another way to registers, if the guest runs: one that stands still would go on afterwards.
 func (t *Target) debug(ctx context.Context, k *guest.Kernel) {

@@ -61,6 +61,9 @@ func openHeap(g *vmm.Guest, m *memory, ram mem.Reader, maps []vmm.Mapping) (*hea
 		}
 		left -= r.Size()
 		s.search(r.Start, r.End)
+		if len(s.at) == max(g.CPUs, 1) {
+			break
+		}
 	}
 	if len(s.at) == 0 {
 		return nil, fmt.Errorf("%w: QEMU's processors are not found in its memory", guest.ErrNoRegisters)

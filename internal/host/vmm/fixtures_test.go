@@ -18,6 +18,8 @@ func unpack(t *testing.T, path string) Proc {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
+	// Who looks may see all that the host's kernel shows.
+	a.Files = append(a.Files, txtar.File{Name: "self/status", Data: []byte("CapEff:\tffffffffffffffff\n")})
 	for _, f := range a.Files {
 		to := filepath.Join(dir, f.Name)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -43,7 +45,7 @@ func unpack(t *testing.T, path string) Proc {
 func show(proc Proc, g *Guest) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s: %s %s, %d CPUs, %d MiB, user %d", g.Name, g.VMM, g.Accelerator, g.CPUs, g.MemoryBytes>>20, g.UID)
-	for _, more := range []struct{ name, value string }{{"container", g.Container}, {"by", g.Manager}, {"protected by", g.Protected}} {
+	for _, more := range []struct{ name, value string }{{"container", g.Container}, {"by", g.Manager}, {"protected by", g.Protected}, {"not seen:", g.Unseen}} {
 		if more.value != "" {
 			fmt.Fprintf(&s, ", %s %s", more.name, more.value)
 		}

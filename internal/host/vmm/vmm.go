@@ -168,6 +168,9 @@ func look(proc Proc, eyes Eyes, pid int) (Guest, bool) {
 		}
 	}
 	g.Unseen = eyes.WhyNot(g.UID, denied != nil || err != nil)
+	if arch, ok := strings.CutPrefix(program, "qemu-system-"); ok && g.Unseen == "" && arch != "x86_64" && arch != "i386" && arch != "x86" {
+		g.Unseen = "its processor is no x86-64, but " + clean(arch)
+	}
 	g.Protected = g.protection(fds)
 	if again, ok := proc.Stat(pid); !ok || again.Started != stat.Started {
 		return Guest{}, false
