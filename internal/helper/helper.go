@@ -129,11 +129,15 @@ func Start(kind string, o Options, setup any, files ...int) (*Process, error) {
 	return p, nil
 }
 
+// Capabilities are all that helpers may keep, or need until they have given up the others.
+const Capabilities = 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_CHOWN | 1<<unix.CAP_FOWNER | 1<<unix.CAP_NET_BIND_SERVICE
+
 // lasting runs functions on a thread that lives as long as the process: a parent-death signal is sent when the thread that forked ends (prctl(2)).
 var lasting = sync.OnceValue(func() chan<- func() {
 	c := make(chan func())
 	go func() {
 		runtime.LockOSThread()
+		confine.BoundThread(Capabilities) // each helper gives up the rest itself
 		for f := range c {
 			f()
 		}

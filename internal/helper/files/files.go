@@ -17,7 +17,8 @@ import (
 // Kind is the helper's, for [helper.Run].
 const Kind = "files"
 
-// setup is what the helper is told first. With it come the guest's memory, and a socket for each export.
+// setup is what the helper is told first. With it come the guest's memory, and two sockets for each export: on the first, one thread takes requests one
+// by one, and all answers go back; on the second, others take those that come while it is at work.
 type setup struct {
 	Exports []hostfs.Export
 	User    int // what it becomes where it is root and all exports have the rule Nobody
@@ -35,13 +36,16 @@ func Start(o helper.Options, ram, user int, exports []hostfs.Export) (*helper.Pr
 		return nil, nil, err
 	}
 	for range exports {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fail(fmt.Errorf("helper files: %w", err))
+		var ours [2]int
+		for i := range ours {
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return fail(fmt.Errorf("helper files: %w", err))
+			}
+			defer unix.Close(pair[1])
+			ours[i], fds = pair[0], append(fds, pair[1])
 		}
-		defer unix.Close(pair[1])
-		fds = append(fds, pair[1])
-		shares = append(shares, newShare(pair[0]))
+		shares = append(shares, newShare(ours[0], ours[1]))
 	}
 	p, err := helper.Start(Kind, o, setup{exports, user}, fds...)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -15,8 +16,8 @@ import (
 	"vitrine.dev/vitrine/internal/mem"
 )
 
-// workers serve an export's requests at once; each is a thread.
-const workers = 6
+// more are the threads that serve an export's requests beside the first.
+const more = 5
 
 // Main is the helper.
 func Main(c *helper.Conn) error {
@@ -25,7 +26,7 @@ func Main(c *helper.Conn) error {
 	if err != nil {
 		return err
 	}
-	if len(fds) != 1+len(s.Exports) {
+	if len(fds) != 1+2*len(s.Exports) {
 		return c.Refuse(errSetup)
 	}
 	ram, err := mem.Open(fds[0])
@@ -33,7 +34,10 @@ func Main(c *helper.Conn) error {
 		return c.Refuse(err)
 	}
 	var servers []*hostfs.Server
-	for _, e := range s.Exports {
+	for i, e := range s.Exports {
+		if err := setHot(fds[1+2*i]); err != nil {
+			return c.Refuse(err)
+		}
 		server, err := hostfs.New(e)
 		if err != nil {
 			return c.Refuse(err)
@@ -43,18 +47,21 @@ func Main(c *helper.Conn) error {
 	if err := c.Confine(rights(&s, servers)); err != nil {
 		return err
 	}
+	runtime.GOMAXPROCS(len(servers) + more) // each first thread keeps one for itself, mostly idle
 	var all sync.WaitGroup
 	for i, server := range servers {
-		for range workers {
-			all.Go(func() { serve(fds[1+i], ram, server) })
+		first, second := fds[1+2*i], fds[2+2*i]
+		all.Go(func() { serve(first, first, receiveHot, ram, server) })
+		for range more {
+			all.Go(func() { serve(second, first, receive, ram, server) })
 		}
 	}
 	all.Wait()
 	return nil
 }
 
-// serve answers requests until the guest's process has gone.
-func serve(fd int, ram *mem.Memory, server *hostfs.Server) {
+// serve answers requests until the guest's process has gone: it takes them from fd, and answers by to.
+func serve(fd, to int, receive func(int, []byte) (int, error), ram *mem.Memory, server *hostfs.Server) {
 	in := make([]byte, maxRequest+1)
 	var r request
 	var answer [answerSize]byte
@@ -65,11 +72,11 @@ func serve(fd int, ram *mem.Memory, server *hostfs.Server) {
 		}
 		if err := r.parse(ram, in[:n]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			unix.Shutdown(fd, unix.SHUT_RDWR)
+			unix.Shutdown(to, unix.SHUT_RDWR)
 			return
 		}
 		putAnswer(&answer, r.slot, uint32(server.Handle(r.in, r.out)))
-		if send(fd, answer[:]) != nil {
+		if send(to, answer[:]) != nil {
 			return
 		}
 	}
@@ -79,7 +86,7 @@ func serve(fd int, ram *mem.Memory, server *hostfs.Server) {
 var (
 	readingCalls = confine.Calls(
 		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_STATX, unix.SYS_NEWFSTATAT, unix.SYS_READLINKAT, unix.SYS_GETDENTS64, unix.SYS_FSTATFS,
-		unix.SYS_SENDTO, unix.SYS_SHUTDOWN, unix.SYS_RECVMSG, unix.SYS_SENDMSG,
+		unix.SYS_SENDTO, unix.SYS_RECVFROM, unix.SYS_SHUTDOWN, unix.SYS_RECVMSG, unix.SYS_SENDMSG,
 	)
 	changingCalls = confine.Calls(
 		unix.SYS_MKDIRAT, unix.SYS_UNLINKAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_SYMLINKAT, unix.SYS_FCHMOD, unix.SYS_FCHOWNAT,

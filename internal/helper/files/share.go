@@ -12,20 +12,21 @@ import (
 
 // A Share is an export as the guest's process sees it: a server for a virtio file system.
 type Share struct {
-	fd       int
+	fd, more int // both sockets
 	answered fs.Answered
 	reader   sync.WaitGroup
 
 	mu   sync.Mutex // guards what follows, and sending
 	out  []byte
-	with map[uint32]bool // slots that wait for an answer
+	with map[uint32]int // slots that wait for an answer, and the socket that they went by
+	busy bool           // one went by the first
 	gone bool
 }
 
 var _ fs.Server = (*Share)(nil)
 
-// newShare takes a socket over.
-func newShare(fd int) *Share { return &Share{fd: fd, with: map[uint32]bool{}} }
+// newShare takes sockets over.
+func newShare(fd, more int) *Share { return &Share{fd: fd, more: more, with: map[uint32]int{}} }
 
 // Start implements [fs.Server].
 func (s *Share) Start(answered fs.Answered) {
@@ -44,11 +45,15 @@ func (s *Share) Submit(slot uint32, c *virtio.Chain) error {
 		return errGone
 	}
 	s.out = appendRequest(s.out[:0], slot, in, out)
-	s.with[slot] = true
-	if err := send(s.fd, s.out); err != nil {
-		delete(s.with, slot)
+	fd := s.fd
+	if s.busy {
+		fd = s.more
+	}
+	if err := send(fd, s.out); err != nil {
 		return err
 	}
+	s.with[slot] = fd
+	s.busy = true
 	return nil
 }
 
@@ -65,7 +70,10 @@ func (s *Share) read() {
 			break
 		}
 		s.mu.Lock()
-		asked := s.with[slot]
+		fd, asked := s.with[slot]
+		if fd == s.fd {
+			s.busy = false
+		}
 		delete(s.with, slot)
 		s.mu.Unlock()
 		if asked {
@@ -83,13 +91,16 @@ func (s *Share) read() {
 }
 
 // Hang ends the connection: what was asked fails, and so does all that follows.
-func (s *Share) Hang() { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+func (s *Share) Hang() {
+	unix.Shutdown(s.fd, unix.SHUT_RDWR)
+	unix.Shutdown(s.more, unix.SHUT_RDWR)
+}
 
 // Close implements [fs.Server].
 func (s *Share) Close() error {
 	s.Hang()
 	s.reader.Wait()
-	return unix.Close(s.fd)
+	return errors.Join(unix.Close(s.fd), unix.Close(s.more))
 }
 
 // send and receive carry one packet. They block their thread, which wakes sooner than a goroutine by way of the poller.
