@@ -7,11 +7,13 @@ import (
 	"testing"
 
 	"vitrine.dev/vitrine"
+	"vitrine.dev/vitrine/internal/confine/confinetest"
 )
 
 // A program that starts guests is their first process too: its main begins like this.
 func TestMain(m *testing.M) {
 	vitrine.GuestMain()
+	confinetest.Child(map[string]confinetest.Rights{"vm": vitrine.VMRights})
 	os.Exit(m.Run())
 }
 

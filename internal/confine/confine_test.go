@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -12,10 +11,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +37,7 @@ func TestMain(m *testing.M) {
 // skipMark begins what a child prints that cannot try what it is for.
 const skipMark = "skip: "
 
-var children = map[string]func(dir string){"nothing": keepNothing, "landlock": keepDirectory, "seccomp": keepCalls}
+var children = map[string]func(dir string){"landlock": keepDirectory, "seccomp": keepCalls}
 
 // run runs a child, as user uid where that is not 0, and fails for each line that it prints.
 func run(t *testing.T, kind string, uid uint32) {
@@ -82,7 +79,6 @@ func eachUser(t *testing.T, kind string) {
 	}
 }
 
-func TestAConfinedProcessCanDoNothingOnAnyThread(t *testing.T)    { eachUser(t, "nothing") }
 func TestLandlockAloneLeavesOnlyWhatIsNamed(t *testing.T)         { eachUser(t, "landlock") }
 func TestSeccompAloneComparesArgumentsAsTheyAreSaid(t *testing.T) { eachUser(t, "seccomp") }
 
@@ -101,137 +97,6 @@ func raw(number uintptr, args ...uintptr) func() error {
 
 func socket(domain, kind, proto int) func() error {
 	return func() error { _, err := unix.Socket(domain, kind, proto); return err }
-}
-
-// attempts are what whoever takes a process over would try.
-func attempts(dir string, parent int, open int) map[string]func() error {
-	return map[string]func() error{
-		"open":                    func() error { _, err := os.Open("/etc/passwd"); return err },
-		"open own":                func() error { _, err := os.Open("/proc/self/maps"); return err },
-		"create":                  func() error { return os.WriteFile(dir+"/new", nil, 0o600) },
-		"openat2":                 func() error { _, err := unix.Openat2(unix.AT_FDCWD, "/etc/passwd", &unix.OpenHow{}); return err },
-		"openat fd":               func() error { _, err := unix.Openat(open, "file", unix.O_RDONLY, 0); return err },
-		"by handle":               func() error { _, _, err := unix.NameToHandleAt(unix.AT_FDCWD, "/etc/passwd", 0); return err },
-		"stat":                    func() error { _, err := os.Stat("/etc/passwd"); return err },
-		"readlink":                func() error { _, err := os.Readlink("/proc/self/exe"); return err },
-		"unlink":                  func() error { return os.Remove(dir + "/out/file") },
-		"rename":                  func() error { return os.Rename(dir+"/out/file", dir+"/out/other") },
-		"mkdir":                   func() error { return os.Mkdir(dir+"/made", 0o700) },
-		"link":                    func() error { return os.Link(dir+"/out/file", dir+"/out/linked") },
-		"symlink":                 func() error { return os.Symlink("/etc/passwd", dir+"/out/linked") },
-		"chmod":                   func() error { return os.Chmod(dir+"/out/file", 0o777) },
-		"chown":                   func() error { return os.Chown(dir+"/out/file", 1, 1) },
-		"truncate":                func() error { return os.Truncate(dir+"/out/file", 0) },
-		"chdir":                   func() error { return os.Chdir("/etc") },
-		"chroot":                  func() error { return unix.Chroot("/") },
-		"execve":                  func() error { return unix.Exec("/bin/true", []string{"true"}, nil) },
-		"spawn":                   func() error { return exec.Command("/bin/true").Run() },
-		"fork":                    raw(unix.SYS_FORK),
-		"vfork":                   raw(unix.SYS_FORK),
-		"clone":                   raw(unix.SYS_CLONE, uintptr(unix.SIGCHLD)),
-		"clone newuser":           raw(unix.SYS_CLONE, uintptr(unix.SIGCHLD)|unix.CLONE_NEWUSER),
-		"unshare":                 func() error { return unix.Unshare(unix.CLONE_NEWUSER) },
-		"setns":                   raw(unix.SYS_SETNS, uintptr(open), 0),
-		"ptrace":                  func() error { return unix.PtraceAttach(parent) },
-		"read of another":         raw(unix.SYS_PROCESS_VM_READV, uintptr(parent)),
-		"write to another":        raw(unix.SYS_PROCESS_VM_WRITEV, uintptr(parent)),
-		"pidfd_getfd":             raw(unix.SYS_PIDFD_GETFD, uintptr(open), 0, 0),
-		"pidfd_open":              raw(unix.SYS_PIDFD_OPEN, uintptr(parent), 0),
-		"kill":                    func() error { return unix.Kill(parent, 0) },
-		"kill all":                func() error { return unix.Kill(-1, 0) },
-		"tgkill":                  func() error { return unix.Tgkill(parent, parent, 0) },
-		"queue signal":            raw(unix.SYS_RT_SIGQUEUEINFO, uintptr(parent)),
-		"signals by a descriptor": func() error { _, err := unix.FcntlInt(uintptr(open), unix.F_SETOWN, parent); return err },
-		"mount":                   func() error { return unix.Mount("none", "/mnt", "tmpfs", 0, "") },
-		"umount":                  func() error { return unix.Unmount("/proc", 0) },
-		"fsopen":                  raw(unix.SYS_FSOPEN),
-		"bpf":                     raw(unix.SYS_BPF),
-		"io_uring":                raw(unix.SYS_IO_URING_SETUP, 1),
-		"userfaultfd":             raw(unix.SYS_USERFAULTFD),
-		"perf":                    raw(unix.SYS_PERF_EVENT_OPEN),
-		"keyctl":                  raw(unix.SYS_KEYCTL),
-		"module":                  raw(unix.SYS_INIT_MODULE),
-		"kexec":                   raw(unix.SYS_KEXEC_LOAD),
-		"reboot":                  raw(unix.SYS_REBOOT),
-		"clock":                   raw(unix.SYS_CLOCK_SETTIME, 0, 0),
-		"memfd":                   raw(unix.SYS_MEMFD_CREATE),
-		"setuid":                  func() error { return syscall.Setuid(0) },
-		"ioctl TIOCSTI":           raw(unix.SYS_IOCTL, 0, unix.TIOCSTI, 0),
-		"raise a limit":           func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}) },
-		"tcp":                     socket(unix.AF_INET, unix.SOCK_STREAM, 0),
-		"udp":                     socket(unix.AF_INET6, unix.SOCK_DGRAM, 0),
-		"unix":                    socket(unix.AF_UNIX, unix.SOCK_STREAM, 0),
-		"netlink":                 socket(unix.AF_NETLINK, unix.SOCK_RAW, 0),
-		"packet":                  socket(unix.AF_PACKET, unix.SOCK_RAW, 0),
-		"vsock":                   socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0),
-		"connect":                 raw(unix.SYS_CONNECT, 0),
-		"bind":                    raw(unix.SYS_BIND, 0),
-		"code": func() error {
-			_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
-			return err
-		},
-		"data made code": func() error {
-			p, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-			if err != nil {
-				say("no memory: %v", err)
-			}
-			return unix.Mprotect(p, unix.PROT_READ|unix.PROT_EXEC)
-		},
-	}
-}
-
-// keepNothing is a process with no rights at all.
-func keepNothing(dir string) {
-	// A thread that is there before must be confined too.
-	earlier := onThread()
-	root := os.Geteuid() == 0
-	parent := os.Getppid()
-	fd, err := unix.Open(dir+"/in", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		say("%v", err)
-	}
-	status, err := os.Open("/proc/self/status")
-	if err != nil {
-		say("%v", err)
-	}
-	err = Apply(Rights{User: UserOf(os.Getpid())})
-	if err != nil && !errors.Is(err, ErrPart) {
-		say("%v", err)
-		return
-	}
-	whole := err == nil
-	tries := attempts(dir, parent, fd)
-	for _, name := range slices.Sorted(maps.Keys(tries)) {
-		for thread, on := range map[string]func(func() error) error{"old": earlier, "new": onThread()} {
-			if err := on(tries[name]); !errors.Is(err, unix.EPERM) {
-				say("%s on a %s thread: %v, want EPERM", name, thread, err)
-			}
-		}
-	}
-	// What a process is for goes on: threads, timers, memory, what is open.
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() { onThread()(func() error { time.Sleep(time.Millisecond); return nil }) })
-	}
-	wg.Wait()
-	runtime.GC()
-	text := make([]byte, 8192)
-	n, err := status.ReadAt(text, 0)
-	if n == 0 {
-		say("the open status cannot be read: %v", err)
-	}
-	want := []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapAmb:\t0000000000000000"}
-	if root && whole {
-		want = append(want, "CapBnd:\t0000000000000000")
-	}
-	if root {
-		want = append(want, fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d", UserOf(os.Getpid())), "Groups:\t \n")
-	}
-	for _, w := range want {
-		if !strings.Contains(string(text[:n]), w) {
-			say("status lacks %q:\n%s", w, text[:n])
-		}
-	}
 }
 
 // onThread gives a way to run functions on a thread of their own.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -50,6 +51,7 @@ func Run(kinds map[string]Main) {
 		os.Exit(2)
 	}
 	unix.CloseOnExec(connFD)
+	closeInherited()
 	c, err := newConn(connFD)
 	if err == nil {
 		err = main(c)
@@ -59,6 +61,20 @@ func Run(kinds map[string]Main) {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// closeInherited closes what the guest's process got from its own parent: what a program opens itself is closed at execve, as the run time's.
+func closeInherited() {
+	all, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range all {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= connFD {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // A Process is a helper, as the guest's process sees it.
@@ -102,9 +118,12 @@ func Start(kind string, o Options, setup any, files ...int) (*Process, error) {
 	}
 	p := &Process{Conn: c, kind: kind, done: make(chan struct{}), log: o.Log}
 	p.ready = sync.OnceValues(p.waitReady)
+	env := []string{helperVar + "=" + kind, "GOGC=50", "GOTRACEBACK=single"}
+	if run, ok := os.LookupEnv("XDG_RUNTIME_DIR"); ok { // by which one finds what belongs to a directory's guests
+		env = append(env, "XDG_RUNTIME_DIR="+run)
+	}
 	p.cmd = &exec.Cmd{
-		Path: o.Program, Args: []string{program, kind, o.Guest}, Dir: "/",
-		Env:        []string{helperVar + "=" + kind, "GOGC=50", "GOTRACEBACK=single"},
+		Path: o.Program, Args: []string{program, kind, o.Guest}, Dir: "/", Env: env,
 		ExtraFiles: []*os.File{theirs},
 		// A session of its own: what is typed at a terminal is for the guest's process.
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL},
@@ -208,6 +227,9 @@ func (p *Process) waitReady() (lacks string, err error) {
 	p.Close()
 	return "", err
 }
+
+// PID is the helper's.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Kind is what the helper is for.
 func (p *Process) Kind() string { return p.kind }

@@ -79,6 +79,13 @@ var calls = confine.Calls(
 	unix.SYS_OPENAT, unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_UNLINKAT, unix.SYS_SENDMSG, unix.SYS_RECVMSG,
 )
 
+func rights(dir string) confine.Rights {
+	return confine.Rights{
+		Calls: calls, OpenFiles: 32, FileSize: helper.MaxPacket,
+		Files: []confine.Below{{Path: dir, Access: confine.Change}, {Path: filepath.Dir(dir), Access: confine.Remove}},
+	}
+}
+
 // Main is the helper. Where it is root it stays that user, whose the directory is, without capabilities.
 func Main(c *helper.Conn) error {
 	var p packet
@@ -86,10 +93,7 @@ func Main(c *helper.Conn) error {
 		return err
 	}
 	dir := host.Directory(p.Dir)
-	if err := c.Confine(confine.Rights{
-		Calls: calls, OpenFiles: 32, FileSize: helper.MaxPacket,
-		Files: []confine.Below{{Path: p.Dir, Access: confine.Change}, {Path: filepath.Dir(p.Dir), Access: confine.Remove}},
-	}); err != nil {
+	if err := c.Confine(rights(p.Dir)); err != nil {
 		return err
 	}
 	for {
