@@ -63,7 +63,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": statusCmd, "eventually": eventuallyCmd, "terminate": terminateCmd, "nothing-left": nothingLeftCmd,
-			"greeter": greeterCmd,
+			"greeter": greeterCmd, "confined": confinedCmd, "kill-helper": killHelperCmd, "kill-vm": killVMCmd,
 		},
 	})
 }

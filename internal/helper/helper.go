@@ -123,7 +123,7 @@ func Start(kind string, o Options, setup any, files ...int) (*Process, error) {
 		env = append(env, "XDG_RUNTIME_DIR="+run)
 	}
 	p.cmd = &exec.Cmd{
-		Path: o.Program, Args: []string{program, kind, o.Guest}, Dir: "/", Env: env,
+		Path: o.Program, Args: []string{program, kind, "guest=" + o.Guest}, Dir: "/", Env: env,
 		ExtraFiles: []*os.File{theirs},
 		// A session of its own: what is typed at a terminal is for the guest's process.
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL},
