@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +38,13 @@ type packet struct {
 
 // maxLines bounds what the helper may log.
 const maxLines = 100
+
+// How the helper's run time is set: a connection is some hops between goroutines, which on several processors are wake-ups of threads; and what lives is
+// little beside what passes through.
+const (
+	processors = 1
+	collect    = 400 // percent
+)
 
 // A Network is the helper, and the card's end of its ring.
 type Network struct {
@@ -98,6 +107,8 @@ func (n *Network) Close() error { return errors.Join(n.Helper.Close(), n.Card.Cl
 
 // Main is the helper.
 func Main(c *helper.Conn) error {
+	runtime.GOMAXPROCS(processors)
+	debug.SetGCPercent(collect)
 	var s setup
 	fds, err := c.Recv(&s)
 	if err != nil {
