@@ -218,7 +218,7 @@ func (p *Process) waitReady() (lacks string, err error) {
 	p.c.SetReadDeadline(time.Time{})
 	switch {
 	case err != nil:
-		err = fmt.Errorf("helper %s did not start: %w", p.kind, err)
+		err = fmt.Errorf("helper %s did not start: %w (the program's main calls GuestMain first?)", p.kind, err)
 	case answer.Error != "":
 		err = errors.New(answer.Error)
 	default:
