@@ -9,6 +9,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/agent/client"
 	"vitrine.dev/vitrine/internal/agent/wire"
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // command boots, runs the command in the guest and powers it off.
@@ -23,7 +24,7 @@ func (m *Machine) command() (int, error) {
 	var failure *client.Failure
 	switch {
 	case errors.As(err, &failure):
-		return m.fail("the guest could not be set up: %s", printable(failure.Text))
+		return m.fail("the guest could not be set up: %s", printable.Text(failure.Text))
 	case ctx.Err() != nil:
 		return m.fail("the guest was not ready after %v (--boot-timeout)", limit)
 	case err != nil:
@@ -149,7 +150,7 @@ func (m *Machine) runCommand(agent *client.Client) (int, error) {
 			if i+1 < len(tries) && failure.Status != StatusFailed { // the caller's shell is not in the guest's view
 				continue
 			}
-			return failure.Status, errors.New(printable(failure.Text))
+			return failure.Status, errors.New(printable.Text(failure.Text))
 		}
 		return status, err
 	}

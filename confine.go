@@ -14,6 +14,7 @@ import (
 	"vitrine.dev/vitrine/internal/helper/files"
 	"vitrine.dev/vitrine/internal/helper/network"
 	"vitrine.dev/vitrine/internal/helper/registry"
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // helpers are the kinds of processes that a guest's process starts beside itself.
@@ -25,7 +26,7 @@ func (m *Machine) helperOptions() helper.Options {
 	if m.entry != nil {
 		name = m.entry.Name()
 	}
-	return helper.Options{Program: m.cfg.Init, Guest: name, Log: func(line string) { m.cfg.Log(printable(line)) }}
+	return helper.Options{Program: m.cfg.Init, Guest: name, Log: func(line string) { m.cfg.Log(printable.Text(line)) }}
 }
 
 // helperUser is who a helper becomes that is root and needs not be: a user whom nobody else on the host is.

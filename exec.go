@@ -12,6 +12,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/agent/client"
 	"vitrine.dev/vitrine/internal/agent/wire"
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // A Command is one to run in a guest that is up, beside its own.
@@ -40,7 +41,7 @@ func (p *Process) Wait() (int, error) {
 	status, err := p.p.Wait()
 	var failure *client.Failure
 	if errors.As(err, &failure) {
-		return failure.Status, errors.New(printable(failure.Text))
+		return failure.Status, errors.New(printable.Text(failure.Text))
 	}
 	if err != nil {
 		status = StatusFailed

@@ -5,7 +5,8 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
+
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // tailSize is how much of a console's output is remembered.
@@ -58,7 +59,7 @@ func (t *tail) lines(n int) []string {
 	all := strings.FieldsFunc(t.text(), func(r rune) bool { return r == '\n' || r == '\r' })
 	var out []string
 	for i := len(all) - 1; i >= 0 && len(out) < n; i-- {
-		if s := printable(strings.TrimSpace(all[i])); s != "" {
+		if s := printable.Text(strings.TrimSpace(all[i])); s != "" {
 			out = append(out, s)
 		}
 	}
@@ -66,19 +67,6 @@ func (t *tail) lines(n int) []string {
 		out[i], out[j] = out[j], out[i]
 	}
 	return out
-}
-
-// printable replaces what is no printable character; the guest's words are no commands to our terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t':
-			return ' '
-		case r == unicode.ReplacementChar || !unicode.IsPrint(r):
-			return '.'
-		}
-		return r
-	}, s)
 }
 
 // Words of Linux by which a console tells how its kernel ended (kernel/panic.c, kernel/reboot.c). They decide only which status a
@@ -98,7 +86,7 @@ func (t *tail) panicked() (string, bool) {
 		return "", false
 	}
 	line, _, _ := strings.Cut(text[i:], "\n")
-	return printable(strings.TrimSpace(line)), true
+	return printable.Text(strings.TrimSpace(line)), true
 }
 
 // restarting tells whether the kernel said that it restarts the machine.

@@ -122,7 +122,7 @@ func TestAConsolesLastLinesObeyNobody(t *testing.T) {
 	c.Write([]byte(strings.Repeat("filler line\r\n", 10_000)))
 	c.Write([]byte("\x1b[2Jone\x07\r\n\r\n  two\ttabs\n\xff\x9bthree"))
 	got := strings.Join(c.lines(3), "|")
-	if want := ".[2Jone.|two tabs|..three"; got != want {
+	if want := "?[2Jone?|two tabs|??three"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if n := len(c.text()); n > tailSize {

@@ -11,6 +11,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/agent/client"
 	"vitrine.dev/vitrine/internal/agent/wire"
+	"vitrine.dev/vitrine/internal/printable"
 	"vitrine.dev/vitrine/internal/transfer"
 )
 
@@ -104,7 +105,7 @@ func copyIn(from, guest, to string) error {
 	case status == 0:
 		return sendErr
 	case said.Len() > 0:
-		return errors.New(printable(strings.TrimSpace(said.String())))
+		return errors.New(printable.Text(strings.TrimSpace(said.String())))
 	}
 	return fmt.Errorf("the guest's end ended with status %d", status)
 }
@@ -114,7 +115,7 @@ func plain(err error) error {
 	if err == nil {
 		return nil
 	}
-	return errors.New(printable(err.Error()))
+	return errors.New(printable.Text(err.Error()))
 }
 
 // bounded keeps the first bytes that are written to it.

@@ -13,6 +13,7 @@ import (
 	"vitrine.dev/vitrine/internal/agent/client"
 	"vitrine.dev/vitrine/internal/agent/wire"
 	"vitrine.dev/vitrine/internal/control"
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 func execVerb() *cobra.Command {
@@ -115,7 +116,7 @@ func execIn(guest string, start wire.Start, noStdin bool) error {
 	var failure *client.Failure
 	switch {
 	case errors.As(err, &failure):
-		return &exitError{failure.Status, fmt.Errorf("exec: %s", printable(failure.Text))}
+		return &exitError{failure.Status, fmt.Errorf("exec: %s", printable.Text(failure.Text))}
 	case errors.Is(err, client.ErrGone):
 		return &exitError{vitrine.StatusFailed, errors.New("exec: the guest has gone, or its agent")}
 	case err != nil:

@@ -59,16 +59,6 @@ port wrote: the last 1 MiB or more. At a terminal, what is not printable is show
 	return cmd
 }
 
-// printable replaces what a terminal would obey, in one line.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '.'
-	}, s)
-}
-
 // harmless writes what a terminal does not obey; a character that is cut in two by the end of a write becomes dots.
 type harmless struct{ w io.Writer }
 

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"slices"
+
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // Bounds of what is believed of a program's file.
@@ -136,7 +138,7 @@ func (p *program) add(symbols, text []byte) {
 		}
 		s := text[name:min(name+512, uint64(len(text)))]
 		if i := bytes.IndexByte(s, 0); i > 0 {
-			p.functions = append(p.functions, elfFunction{le.Uint64(symbols[8:]), le.Uint64(symbols[16:]), printable(string(s[:i]))})
+			p.functions = append(p.functions, elfFunction{le.Uint64(symbols[8:]), le.Uint64(symbols[16:]), printable.Text(string(s[:i]))})
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // A Symbol is a line of /proc/kallsyms.
@@ -111,7 +113,7 @@ func (t *tokens) read(image, index []byte) bool {
 		if n < 0 {
 			return false
 		}
-		t.text[i] = printable(string(image[p : p+n]))
+		t.text[i] = printable.Text(string(image[p : p+n]))
 		p += n + 1
 	}
 	return true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"vitrine.dev/vitrine/internal/printable"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
@@ -80,7 +81,7 @@ func openIn(t Target, space *Space) (*Kernel, error) {
 	k.btf = sync.OnceValue(k.readBTF)
 	if s, err := k.Symbols.Lookup("linux_banner"); err == nil {
 		b, _ := k.space.CString(s.Addr, 512)
-		k.Banner = printable(string(bytes.TrimRight([]byte(b), "\n")))
+		k.Banner = printable.Text(string(bytes.TrimRight([]byte(b), "\n")))
 	}
 	k.Refresh()
 	return k, nil

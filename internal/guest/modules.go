@@ -1,6 +1,10 @@
 package guest
 
-import "unicode"
+import (
+	"unicode"
+
+	"vitrine.dev/vitrine/internal/printable"
+)
 
 // Bounds of what a guest can make us take.
 const (
@@ -103,7 +107,7 @@ func (k *Kernel) usersOf(m object) []string {
 			continue
 		}
 		if s, err := k.space.CString(use.uint("source")+name.Off, int(min(name.Size, 64))); err == nil {
-			all = append(all, printable(s))
+			all = append(all, printable.Text(s))
 		}
 	}
 	return all
@@ -182,7 +186,7 @@ func (k *Kernel) symbolsOf(m object) []Symbol {
 		if err != nil || text == "" {
 			continue
 		}
-		s := Symbol{Addr: le.Uint64(e[8:]), Type: 't', Name: printable(text), Module: name}
+		s := Symbol{Addr: le.Uint64(e[8:]), Type: 't', Name: printable.Text(text), Module: name}
 		if kinds != nil {
 			s.Type = kinds[i]
 		}
@@ -220,7 +224,7 @@ func (k *Kernel) exportsOf(m object) map[uint64]string {
 			return at + off + uint64(int64(int32(le.Uint32(raw[off:]))))
 		}
 		if s, err := k.space.CString(place(label), 512); err == nil {
-			names[place(value)] = printable(s)
+			names[place(value)] = printable.Text(s)
 		}
 	}
 	return names

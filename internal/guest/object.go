@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // errNoBTF is for what needs the kernel's structures where they are not known.
@@ -123,7 +125,7 @@ func (o object) text(path string) string {
 	if n := bytes.IndexByte(b, 0); n >= 0 {
 		b = b[:n]
 	}
-	return printable(string(b))
+	return printable.Text(string(b))
 }
 
 // at is the address of a field, and 0 where it is not there.
@@ -145,5 +147,5 @@ func (k *Kernel) pointed(o object, limit int, paths ...string) string {
 	if err != nil {
 		return ""
 	}
-	return printable(s)
+	return printable.Text(s)
 }

@@ -10,6 +10,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/cgroup"
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // A Process is one that the guest runs, or one of its threads. The keys are promised.
@@ -249,7 +250,7 @@ func (k *Kernel) cmdline(mm object) string {
 		n += step
 	}
 	b = bytes.TrimRight(b[:n], "\x00")
-	return printable(string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
+	return printable.Text(string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
 }
 
 // namespaces are those of a task's nsproxy, and the PID namespace of its own number.

@@ -19,7 +19,7 @@ const policy = `
 	internal/hv       < internal/mem, internal/x86
 	internal/machine/layout < internal/mem
 	internal/network  <
-	internal/machine  < internal/hv, internal/mem, internal/x86, internal/kernel/decompress, internal/network
+	internal/machine  < internal/printable, internal/hv, internal/mem, internal/x86, internal/kernel/decompress, internal/network
 	internal/hostfs   <
 	internal/initramfs <
 	internal/kernel   < internal/initramfs
@@ -29,14 +29,15 @@ const policy = `
 	internal/host/foreign < internal/guest, internal/host, internal/hv, internal/mem, internal/x86
 	internal/transfer <
 	internal/confine  <
+	internal/printable <
 	internal/helper   < internal/confine, internal/host, internal/hostfs, internal/machine/virtio, internal/mem, internal/network
 	internal/control  < internal/host, internal/mem, internal/x86
-	internal/guest    < internal/cgroup, internal/mem, internal/x86
+	internal/guest    < internal/printable, internal/cgroup, internal/mem, internal/x86
 	internal/guest/guesttest < ., internal/guest, internal/kernel, internal/mem, internal/unwind, internal/x86
 	internal/unwind   < internal/guest, internal/mem, internal/x86
 	internal/perf     < internal/guest
-	.                 < internal/agent, internal/confine, internal/control, internal/helper, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/transfer, internal/x86
-	cmd               < ., internal/agent, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind, internal/x86
+	.                 < internal/printable, internal/agent, internal/confine, internal/control, internal/helper, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/transfer, internal/x86
+	cmd               < internal/printable, ., internal/agent, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind, internal/x86
 	internal/boottest < ., internal/agent, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
 	internal/nested   < internal/hv, internal/initramfs, internal/kernel
 	internal/bench    < ., internal/agent, internal/host, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
@@ -45,10 +46,10 @@ const policy = `
 
 // never lists what a package must not reach, even through others: the import that would undo a wall.
 var never = map[string][]string{
-	"internal/x86/interp": {"internal/machine", "internal/guest"},                                             // the engine knows no device
+	"internal/x86/interp": {"internal/machine", "internal/guest"},                                                                      // the engine knows no device
 	"internal/machine":    {"internal/hv/soft", "internal/hv/kvm", "internal/guest", "internal/network/user", "internal/network/ring"}, // devices never know which CPU runs, nor what they are plugged into
-	"internal/guest":      {"internal/machine", "internal/hv", "internal/control"},                            // a dump looks like a live guest
-	"internal/agent":      {"net/http", "fmt", "encoding/json"},                                               // it starts on a slow processor
+	"internal/guest":      {"internal/machine", "internal/hv", "internal/control"},                                                     // a dump looks like a live guest
+	"internal/agent":      {"net/http", "fmt", "encoding/json"},                                                                        // it starts on a slow processor
 }
 
 type pkg struct {

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"vitrine.dev/vitrine/internal/printable"
 )
 
 // Offsets in a bzImage's first sectors (boot.rst, "The Real-Mode Kernel Header"); the zero page has them at the same places.
@@ -125,16 +127,5 @@ func versionText(head []byte) string {
 	if i := bytes.IndexByte(text, 0); i >= 0 {
 		text = text[:i]
 	}
-	return printable(text)
-}
-
-// printable keeps ASCII: the text of a file may end on a terminal.
-func printable(p []byte) string {
-	out := make([]byte, 0, len(p))
-	for _, b := range p {
-		if b >= ' ' && b < 0x7F {
-			out = append(out, b)
-		}
-	}
-	return string(out)
+	return printable.Text(string(text))
 }
