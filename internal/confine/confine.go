@@ -26,7 +26,7 @@ type Rights struct {
 	// User is the user and group that it becomes, without further groups, where it is root; 0: it stays who it is. A user namespace may not
 	// have the number: then it becomes nobody.
 	User int
-	// Capabilities are those it keeps, as bits, where it stays root.
+	// Capabilities are those it keeps of what it has, as bits, where it stays root.
 	Capabilities uint64
 	// OpenFiles is how many descriptors it may have, 0: as many as before. FileSize bounds the files that it writes; negative: no bound.
 	OpenFiles uint64
@@ -133,7 +133,11 @@ const lastCapability = 63
 
 // identity changes the user, and drops capabilities.
 func identity(r Rights) error {
-	keep := r.Capabilities
+	permitted, err := Permitted() // the root of a container has not all
+	if err != nil {
+		return err
+	}
+	keep := r.Capabilities & permitted
 	if unix.Geteuid() == 0 {
 		if err := bound(keep, allThreads); err != nil {
 			return fmt.Errorf("bounding set: %w", err)
@@ -144,7 +148,7 @@ func identity(r Rights) error {
 	} else {
 		keep = 0
 	}
-	err := capset(keep)
+	err = capset(keep)
 	if errors.Is(err, unix.ENOTSUP) { // a program with cgo, whose user has changed, or that had none
 		return nil
 	}

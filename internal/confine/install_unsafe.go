@@ -2,6 +2,7 @@ package confine
 
 import (
 	"encoding/binary"
+	"fmt"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -66,6 +67,16 @@ func allThreads(number, a, b, c uintptr) error {
 		return e
 	}
 	return nil
+}
+
+// Permitted are the capabilities that the calling thread may have, as bits.
+func Permitted() (uint64, error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return 0, fmt.Errorf("confine: capget: %w", err)
+	}
+	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted), nil
 }
 
 // capset gives all threads these capabilities, as permitted and effective ones.

@@ -203,7 +203,7 @@ func (c *Conn) Confine(r confine.Rights) error {
 	return c.Send(answer)
 }
 
-// Refuse tells the guest's process why there will be no helper, and gives err back.
+// Refuse tells the guest's process why there will be no helper; Main returns what it returns. It comes after the setup was received.
 func (c *Conn) Refuse(err error) error {
 	return errors.Join(c.Send(ready{Error: err.Error()}), io.EOF)
 }

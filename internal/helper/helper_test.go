@@ -23,7 +23,7 @@ const parentVar = "HELPER_PARENT"
 
 func TestMain(m *testing.M) {
 	Run(map[string]Main{
-		"echo": echo, "refuse": func(c *Conn) error { return c.Refuse(errors.New("for a reason")) },
+		"echo": echo, "refuse": refuse,
 		"crash": func(*Conn) error { panic("of the helper") }, "stuck": stuck,
 	})
 	if os.Getenv(parentVar) != "" {
@@ -52,6 +52,14 @@ func echo(c *Conn) error {
 			return err
 		}
 	}
+}
+
+func refuse(c *Conn) error {
+	var m message
+	if _, err := c.Recv(&m); err != nil {
+		return err
+	}
+	return c.Refuse(errors.New("for a reason"))
 }
 
 // stuck does not look whether its parent is there.

@@ -110,6 +110,13 @@ func try(rights Rights, dir string, may []string) {
 		say("%v", err)
 	}
 	r := rights(dir)
+	has, err := confine.Permitted()
+	if err != nil {
+		say("%v", err)
+	}
+	r.Capabilities &= has
+	const needed = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP
+	root = root && has&needed == needed // the root of a container may not change who it is
 	if err := confine.Apply(r); errors.Is(err, confine.ErrPart) {
 		say("%s%v", skipMark, err)
 		os.Exit(0)
@@ -154,7 +161,7 @@ func checkStatus(status *os.File, r confine.Rights, root bool) {
 		say("the open status cannot be read: %v", err)
 	}
 	keep := r.Capabilities
-	if !root || r.User != 0 {
+	if root && r.User != 0 {
 		keep = 0
 	}
 	caps := fmt.Sprintf("\t%016x", keep)

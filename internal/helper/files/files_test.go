@@ -199,6 +199,9 @@ func TestSecretsStayOutOfTheRootsServer(t *testing.T) {
 func TestRequestsOfAServerThatDiesFail(t *testing.T) {
 	r := serveDir(t, hostfs.Export{Dir: public(t)})
 	unix.Kill(pid(t, r.p), unix.SIGSTOP)
+	if err := unix.Waitid(unix.P_PID, pid(t, r.p), nil, unix.WSTOPPED|unix.WNOWAIT, nil); err != nil { // all threads stand still
+		t.Fatal(err)
+	}
 	in, out := r.segments(1, 1, 1, []byte("file1\x00"))
 	if err := r.share.submit(1, in, out); err != nil {
 		t.Fatal(err)

@@ -106,7 +106,7 @@ func rights(s *setup, servers []*hostfs.Server) confine.Rights {
 		below := confine.Below{FD: servers[i].Root(), Access: confine.Read | confine.List}
 		if e.Rule == hostfs.Owner {
 			r.User = 0
-			r.Capabilities |= 1 << unix.CAP_DAC_READ_SEARCH
+			r.Capabilities |= capabilityToRead()
 		}
 		if e.Writable {
 			below.Access |= confine.Change
@@ -121,6 +121,14 @@ func rights(s *setup, servers []*hostfs.Server) confine.Rights {
 		}
 	}
 	return r
+}
+
+// capabilityToRead lets a root read what belongs to others: containers often leave theirs only the second, with which it may write too, as far as Landlock lets it.
+func capabilityToRead() uint64 {
+	if has, err := confine.Permitted(); err == nil && has&(1<<unix.CAP_DAC_READ_SEARCH) == 0 {
+		return 1 << unix.CAP_DAC_OVERRIDE
+	}
+	return 1 << unix.CAP_DAC_READ_SEARCH
 }
 
 // without gives what is directly in an export's directory and not shown empty: Landlock knows only what is allowed. A directory that the
