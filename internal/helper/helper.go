@@ -118,7 +118,8 @@ func Start(kind string, o Options, setup any, files ...int) (*Process, error) {
 	}
 	p := &Process{Conn: c, kind: kind, done: make(chan struct{}), log: o.Log}
 	p.ready = sync.OnceValues(p.waitReady)
-	env := []string{helperVar + "=" + kind, "GOGC=50", "GOTRACEBACK=single"}
+	// One processor is less to start, and to stop for a call on all threads; who needs more takes more.
+	env := []string{helperVar + "=" + kind, "GOGC=50", "GOTRACEBACK=single", "GOMAXPROCS=1"}
 	if run, ok := os.LookupEnv("XDG_RUNTIME_DIR"); ok { // by which one finds what belongs to a directory's guests
 		env = append(env, "XDG_RUNTIME_DIR="+run)
 	}
