@@ -126,7 +126,7 @@ func keepDirectory(dir string) {
 	}
 	earlier := onThread()
 	noNewPrivileges()
-	err = landlock([]Below{{Path: dir + "/in", Access: Read | List | Change}, {Path: dir + "/out", Access: List}}, false)
+	err = landlock([]Below{{Path: dir + "/in", Access: Read | List | Change}, {Path: dir + "/out", Access: List}, {Path: dir + "/absent", Access: Read}}, false)
 	if errors.Is(err, ErrNoLandlock) {
 		say("%s%v", skipMark, err)
 		os.Exit(0)

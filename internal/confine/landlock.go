@@ -2,7 +2,6 @@ package confine
 
 import (
 	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,7 +110,7 @@ func (b Below) allow(ruleset, abi int) error {
 	if b.Path != "" {
 		var err error
 		if fd, err = unix.Open(b.Path, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("%s: %w", b.Path, err)
+			return nil // what cannot be named needs no right: a host without /etc, a mount whose server is gone
 		}
 		defer unix.Close(fd)
 	}
