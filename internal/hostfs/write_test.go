@@ -156,6 +156,53 @@ func TestAWritableExportIsChangedNowhereElse(t *testing.T) {
 	}
 }
 
+func TestALinkKeepsItsOwnerAndTimes(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("/etc/passwd", link); err != nil {
+		t.Fatal(err)
+	}
+	c := serve(t, Export{Dir: dir, Rule: Owner, Writable: true})
+	id, _ := c.path("link")
+	const fattrUID, offUID = 1 << 1, 76
+	var was, is unix.Stat_t
+	unix.Lstat(link, &was)
+	for _, x := range []struct {
+		valid, uid uint32
+		want       unix.Errno
+	}{{fattrMtime, 0, 0}, {fattrUID, was.Uid, 0}, {fattrUID, was.Uid + 1, unix.EPERM}, {fattrMode, 0, unix.EACCES}, {fattrSize, 0, unix.EINVAL}} {
+		set := make([]byte, 88)
+		binary.LittleEndian.PutUint32(set, x.valid)
+		binary.LittleEndian.PutUint64(set[40:], 1_000_000_000)
+		binary.LittleEndian.PutUint32(set[offUID:], x.uid)
+		if _, code := c.call(opSetattr, id, set, 128); code != x.want {
+			t.Errorf("valid %#x, user %d: %v, want %v", x.valid, x.uid, code, x.want)
+		}
+	}
+	if unix.Lstat(link, &is); is.Uid != was.Uid || is.Mtim != was.Mtim {
+		t.Errorf("user %d and time %v became %d and %v", was.Uid, was.Mtim, is.Uid, is.Mtim)
+	}
+}
+
+func TestAFileThatMayNotBeReadGetsItsTimes(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, nil, 0o200); err != nil {
+		t.Fatal(err)
+	}
+	c := serve(t, Export{Dir: dir, Rule: Owner, Writable: true})
+	id, _ := c.path("file")
+	set := make([]byte, 88)
+	binary.LittleEndian.PutUint32(set, fattrMtime)
+	binary.LittleEndian.PutUint64(set[40:], 1_000_000_000)
+	if _, code := c.call(opSetattr, id, set, 128); code != 0 {
+		t.Errorf("setattr: %v", code)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.ModTime().Unix() != 1_000_000_000 {
+		t.Errorf("its time: %v, %v", fi.ModTime(), err)
+	}
+}
+
 func FuzzHandleWritable(f *testing.F) {
 	f.Add(uint32(opMknod), uint64(1), append(u32(unix.S_IFREG|0o644, 0, 0, 0), "../new\x00"...))
 	f.Add(uint32(opRename2), uint64(1), renameBody(2, 2, "a", "b"))
