@@ -27,6 +27,7 @@ import (
 	"vitrine.dev/vitrine/internal/machine"
 	"vitrine.dev/vitrine/internal/machine/boot"
 	"vitrine.dev/vitrine/internal/machine/virtio"
+	"vitrine.dev/vitrine/internal/machine/virtio/balloon"
 	"vitrine.dev/vitrine/internal/machine/virtio/rng"
 	"vitrine.dev/vitrine/internal/mem"
 )
@@ -77,8 +78,18 @@ type guest struct {
 	// answers are typed at the console when it has shown the key.
 	answers map[string]string
 	// carry makes the guest go on in a new machine when the console has shown it; nothing is typed then.
-	carry   string
+	carry string
+	// elsewhere has it go on in a new process, whose memory is filled page by page.
+	elsewhere bool
+	// cues are called, each once and on a goroutine of its own, when the console has shown their text after that of the one before.
+	cues    []cue
 	timeout time.Duration // 0: two minutes
+}
+
+// A cue is something to do to a guest when its console shows a text.
+type cue struct {
+	text string
+	do   func(m *machine.Machine)
 }
 
 // An outcome is what a guest came to.
@@ -102,8 +113,16 @@ func (g guest) run(t *testing.T) outcome {
 	keys, typed := io.Pipe()
 	defer typed.Close()
 	screen := &screen{answers: g.answers, typed: typed, began: began}
-	m := g.build(t, ram, keys, screen)
+	var in io.Reader = keys
+	if g.carry != "" {
+		in = nil
+	}
+	m, err := g.build(ram, in, screen)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer func() { m.Close() }()
+	screen.cues, screen.m = g.cues, m
 	cache, _ := kernel.DefaultCacheDir()
 	first, facts, err := boot.Load(ram, boot.Config{
 		Kernel: g.kernel, Initrd: g.initrd, CommandLine: g.append, RSDP: m.RSDP(), CacheDir: cache,
@@ -134,13 +153,14 @@ func (g guest) run(t *testing.T) outcome {
 			t.Fatal(err)
 		}
 		m.Close()
-		m = g.build(t, ram, nil, screen)
-		m.Pause()
-		if err := m.Load(gob.NewDecoder(&state)); err != nil {
-			t.Fatal(err)
+		if g.elsewhere {
+			exit, err = g.goOnElsewhere(ctx, state.Bytes(), ram, screen)
+		} else {
+			if m, err = g.goOn(gob.NewDecoder(&state), ram, screen); err != nil {
+				t.Fatal(err)
+			}
+			exit, err = m.Run(ctx, nil)
 		}
-		m.Resume()
-		exit, err = m.Run(ctx, nil)
 	}
 	o := outcome{Exit: exit, facts: *facts, console: screen.text(), toInit: screen.upAfter(), cpu: cpuTime() - began}
 	if dir := os.Getenv("VITRINE_TEST_CONSOLES"); dir != "" { // for who wants to read them
@@ -156,23 +176,36 @@ func (g guest) run(t *testing.T) outcome {
 }
 
 // build makes the guest's machine.
-func (g guest) build(t *testing.T, ram *mem.Memory, keys io.Reader, out io.Writer) *machine.Machine {
-	t.Helper()
-	if g.carry != "" {
-		keys = nil
-	}
+func (g guest) build(ram *mem.Memory, keys io.Reader, out io.Writer) (*machine.Machine, error) {
 	m, err := machine.New(machine.Config{
 		RAM: ram, CPUs: g.cpus, Backend: g.backend, TSCHz: g.backend.(interface{ TSCHz() uint64 }).TSCHz(), DebugExit: true,
 		OwnChips: os.Getenv("VITRINE_TEST_OWNCHIPS") == "1", Serial: [2]machine.Serial{{In: keys, Out: out}},
 	})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	if err := m.Attach(virtio.NewPCI(rng.New(), ram, m.MSI())); err != nil {
+	for _, d := range []virtio.Device{rng.New(), balloon.New()} {
+		if err := m.Attach(virtio.NewPCI(d, ram, m.MSI())); err != nil {
+			m.Close()
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// goOn makes a machine that is about to go on with a state.
+func (g guest) goOn(state *gob.Decoder, ram *mem.Memory, out io.Writer) (*machine.Machine, error) {
+	m, err := g.build(ram, nil, out)
+	if err != nil {
+		return nil, err
+	}
+	m.Pause()
+	if err := m.Load(state); err != nil {
 		m.Close()
-		t.Fatal(err)
+		return nil, err
 	}
-	return m
+	m.Resume()
+	return m, nil
 }
 
 // tail is the end of what the console showed.
@@ -205,6 +238,8 @@ type screen struct {
 	began   time.Duration
 	seek    string // with seen
 	seen    func() // is called once, when seek was shown, on a goroutine of its own
+	m       *machine.Machine
+	cues    []cue
 
 	mu   sync.Mutex // guards what follows
 	buf  bytes.Buffer
@@ -225,6 +260,10 @@ func (s *screen) Write(p []byte) (int, error) {
 	if s.seen != nil && bytes.Contains(s.buf.Bytes(), []byte(s.seek)) {
 		go s.seen()
 		s.seen = nil
+	}
+	if len(s.cues) > 0 && bytes.Contains(s.buf.Bytes(), []byte(s.cues[0].text)) {
+		go s.cues[0].do(s.m)
+		s.cues = s.cues[1:]
 	}
 	for question, answer := range s.answers {
 		if !s.said[question] && bytes.Contains(s.buf.Bytes(), []byte(question)) {
@@ -270,6 +309,9 @@ var checkInit = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if os.Getenv(carriedVar) != "" {
+		os.Exit(carried())
+	}
 	status := m.Run()
 	if path, err := checkInit(); err == nil && os.Getenv("VITRINE_TEST_INIT") == "" {
 		os.RemoveAll(filepath.Dir(path))

@@ -26,11 +26,24 @@ var suites = []struct {
 	{"trixie-backports", true},    // the newest
 }
 
-// suiteKernel is the cloud kernel of a suite, or the one that VITRINE_TEST_KERNEL names. Where it is not to be had, the test says so, and fails if
-// everything is asked for.
+// givenKernels is where VITRINE_TEST_KERNELS says that the suites' kernels are: SUITE=PATH, parted by blanks. With it, nothing is fetched.
+var givenKernels = func() map[string]string {
+	m := map[string]string{}
+	for _, w := range strings.Fields(os.Getenv("VITRINE_TEST_KERNELS")) {
+		suite, path, _ := strings.Cut(w, "=")
+		m[suite] = path
+	}
+	return m
+}()
+
+// suiteKernel is the cloud kernel of a suite. Where it is not to be had, the test says so, and fails if everything is asked for.
 func suiteKernel(t *testing.T, suite string) *kernel.Kernel {
 	t.Helper()
-	if path := os.Getenv("VITRINE_TEST_KERNEL"); path != "" {
+	if len(givenKernels) > 0 {
+		path := givenKernels[suite]
+		if path == "" {
+			t.Skip("no kernel of ", suite, " is given")
+		}
 		k, err := kernel.Find(t.Context(), kernel.Options{Path: path})
 		if err != nil {
 			t.Fatal(err)
@@ -49,13 +62,9 @@ func suiteKernel(t *testing.T, suite string) *kernel.Kernel {
 
 // eachKernel runs a test with the kernels of the suites: those of the default, or with full all.
 func eachKernel(t *testing.T, do func(t *testing.T, k *kernel.Kernel)) {
-	if os.Getenv("VITRINE_TEST_KERNEL") != "" {
-		do(t, suiteKernel(t, ""))
-		return
-	}
 	for _, s := range suites {
 		t.Run(s.name, func(t *testing.T) {
-			if !s.byDefault {
+			if !s.byDefault && givenKernels[s.name] == "" {
 				full(t)
 			}
 			do(t, suiteKernel(t, s.name))
@@ -134,6 +143,20 @@ func TestKernelsRunPrograms(t *testing.T) {
 				})
 			}
 		})
+	})
+}
+
+// TestGuestsGoOnInANewProcess is the same with a process of its own for the second half.
+func TestGuestsGoOnInANewProcess(t *testing.T) {
+	on(t, func(t *testing.T, b hv.Backend) {
+		full(t)
+		g := linux(t, suiteKernel(t, "bookworm"), 2, 256, "")
+		g.backend, g.carry, g.elsewhere = b, "check: cpus is well", true
+		o := g.run(t)
+		o.well(t)
+		if o.Exit.Reason != machine.PowerOff {
+			t.Errorf("it ended by %v, want %v", o.Exit.Reason, machine.PowerOff)
+		}
 	})
 }
 

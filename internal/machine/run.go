@@ -238,6 +238,12 @@ func (m *Machine) VMCounters(fn func(name string, value uint64)) {
 	}
 }
 
+// DirtyLogger is the log of the pages that the guest and its devices write, or nil where the backend has none.
+func (m *Machine) DirtyLogger() hv.DirtyLogger {
+	l, _ := m.vm.(hv.DirtyLogger)
+	return l
+}
+
 // Registers fills regs with the registers of CPU i: of a running CPU as it is when asked, of a halted one as it sleeps.
 func (m *Machine) Registers(i int, regs *x86.Regs) error {
 	if i < 0 || i >= len(m.cpus) {

@@ -103,13 +103,9 @@ func (j *Job) Run(ctx context.Context) (status int, err error) {
 
 // write makes the outer guest's kernel and root.
 func (j *Job) write(vmlinux, initrd string) error {
-	image, err := os.ReadFile(j.Kernel.Path)
+	elf, err := Vmlinux(j.Kernel.Path)
 	if err != nil {
 		return err
-	}
-	elf, err := unpack(image)
-	if err != nil {
-		return fmt.Errorf("%s: %w", j.Kernel.Path, err)
 	}
 	if err := os.WriteFile(vmlinux, elf, 0o600); err != nil {
 		return err
@@ -134,6 +130,19 @@ func (j *Job) write(vmlinux, initrd string) error {
 		return err
 	}
 	return os.WriteFile(initrd, root, 0o600)
+}
+
+// Vmlinux is the ELF image in the bzImage at path, which QEMU boots by PVH.
+func Vmlinux(path string) ([]byte, error) {
+	image, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	elf, err := unpack(image)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return elf, nil
 }
 
 // unpack gives the vmlinux in a bzImage (Linux Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length): QEMU boots that by

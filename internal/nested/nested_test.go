@@ -18,6 +18,9 @@ import (
 
 var full = os.Getenv("VITRINE_TEST_FULL") == "1"
 
+// outerSuite is the suite that the outer guest's kernel is of.
+const outerSuite = "bookworm"
+
 // missing skips a test, or fails it where everything is asked for.
 func missing(t *testing.T, why any) {
 	t.Helper()
@@ -36,7 +39,7 @@ func newJob(t *testing.T) *Job {
 	if _, err := exec.LookPath(QEMU); err != nil {
 		missing(t, "no "+QEMU+" (apt-get install qemu-system-x86)")
 	}
-	k, err := kernel.FetchSuite(t.Context(), kernel.SuiteOptions{Suite: "bookworm", Progress: func(l string) { t.Log(l) }})
+	k, err := kernel.FetchSuite(t.Context(), kernel.SuiteOptions{Suite: outerSuite, Progress: func(l string) { t.Log(l) }})
 	if err != nil {
 		missing(t, err)
 	}
@@ -82,16 +85,26 @@ func (j *Job) run(t *testing.T, limit time.Duration) (status int, out string) {
 	return status, buf.String()
 }
 
-// boots is a job that runs the backend's own tests and, of the board's boot tests, those that which names, with the outer guest's kernel as the inner one's.
-func boots(t *testing.T, which string) *Job {
+// boots is a job that runs the backend's own tests and, of the board's boot tests, those that which names, with kernels of the suites: the first one's is
+// the outer guest's too.
+func boots(t *testing.T, which string, suites ...string) *Job {
 	t.Helper()
 	j := newJob(t)
 	j.add(t, "kvm.test", "-c", "vitrine.dev/vitrine/internal/hv/kvm")
 	j.add(t, "boot.test", "-c", "vitrine.dev/vitrine/internal/boottest")
 	j.add(t, "checkinit", "vitrine.dev/vitrine/internal/boottest/checkinit")
 	j.addTree(t, "../boottest/testdata", "testdata")
-	j.addTree(t, j.Kernel.Path, "bzImage")
-	j.Env = append(j.Env, "VITRINE_TEST_BACKEND=kvm", "VITRINE_TEST_KERNEL=/payload/bzImage", "VITRINE_TEST_INIT=/payload/checkinit",
+	j.addTree(t, j.Kernel.Path, suites[0])
+	kernels := suites[0] + "=/payload/" + suites[0]
+	for _, s := range suites[1:] {
+		k, err := kernel.FetchSuite(t.Context(), kernel.SuiteOptions{Suite: s, Progress: func(l string) { t.Log(l) }})
+		if err != nil {
+			missing(t, err)
+		}
+		j.addTree(t, k.Path, s)
+		kernels += " " + s + "=/payload/" + s
+	}
+	j.Env = append(j.Env, "VITRINE_TEST_BACKEND=kvm", "VITRINE_TEST_KERNELS="+kernels, "VITRINE_TEST_INIT=/payload/checkinit",
 		// TCG does not keep x87's last instruction, which program32 looks at; it says that itself in the outer guest.
 		"VITRINE_TEST_NOT=program32", "VITRINE_TEST_PATIENCE=5")
 	if full {
@@ -106,11 +119,11 @@ func boots(t *testing.T, which string) *Job {
 }
 
 func TestBackendUnderNestedKVM(t *testing.T) {
-	which, limit := "TestKernelsRunPrograms/.*/1_CPU,_nokaslr", 5*time.Minute
+	which, limit, suites := "TestKernelsRunPrograms/.*/.*/1_CPU,_nokaslr", 5*time.Minute, []string{outerSuite}
 	if full {
-		which, limit = ".", time.Hour
+		which, limit, suites = ".", 2*time.Hour, []string{outerSuite, "bullseye", "trixie", "bookworm-backports", "trixie-backports"}
 	}
-	if status, _ := boots(t, which).run(t, limit); status != 0 {
+	if status, _ := boots(t, which, suites...).run(t, limit); status != 0 {
 		t.Errorf("status %d", status)
 	}
 }
@@ -120,7 +133,7 @@ func TestOwnChipsUnderNestedKVM(t *testing.T) {
 	if !full {
 		t.Skip("VITRINE_TEST_FULL=1 is not given")
 	}
-	j := boots(t, "TestKernelsRunPrograms|TestGuestsGoOn")
+	j := boots(t, "TestKernelsRunPrograms|TestGuestsGoOn", outerSuite)
 	j.Env = append(j.Env, "VITRINE_TEST_OWNCHIPS=1")
 	if status, _ := j.run(t, time.Hour); status != 0 {
 		t.Errorf("status %d", status)
