@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"reflect"
@@ -525,20 +526,54 @@ func TestTripleFaultIsAShutdown(t *testing.T) {
 }
 
 func TestFailuresTellRegistersAndCode(t *testing.T) {
-	g := newGuest(t)
-	if g.vm.b.Stock() == nil {
-		t.Skip("this KVM emulates everything that a tiny guest can ask for")
+	stock := newGuest(t).vm.b.Stock() == nil
+	for _, c := range []struct {
+		name   string
+		stock  bool // the KVM on which it fails
+		code   []byte
+		change func(s *x86.State)
+		fault  hv.Fault
+		rip    uint64
+		at     []byte // the code in the report
+	}{
+		{"an instruction that is not known", false, guestCode, nil, hv.Emulation, codeAt, guestCode},
+		{"code where there is no memory", true, []byte{0xEA, 0, 0, 0, 0xF0}, nil, hv.Emulation, 0, nil}, // ljmp $0xF000, $0
+		{"a state that no processor has", true, []byte{0xF4}, func(s *x86.State) {
+			s.CR0 |= x86.CR0PE | x86.CR0PG
+			s.CR4 |= x86.CR4PAE
+			s.EFER |= x86.EFERLME | x86.EFERLMA
+			s.Seg[x86.CS].Access |= x86.SegLong | x86.SegBig // AMD APM vol. 2 15.5.1: illegal
+		}, hv.Entry, codeAt, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.stock != stock {
+				t.Skip("this KVM does otherwise")
+			}
+			g := newGuest(t, c.code...)
+			if c.fault == hv.Entry && g.vm.b.vendor() != "AuthenticAMD" {
+				t.Skip("the state is one that AMD's processors refuse")
+			}
+			if c.change != nil {
+				s := realMode()
+				c.change(s)
+				if err := g.SetState(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := g.Run()
+			var f *hv.Failure
+			if !errors.As(err, &f) {
+				t.Fatalf("Run: %v", err)
+			}
+			if f.Fault != c.fault || f.Regs.RIP != c.rip || !bytes.HasPrefix(f.Code, c.at) {
+				t.Errorf("fault %d at %#x, code % x: want %d, %#x, % x", f.Fault, f.Regs.RIP, f.Code, c.fault, c.rip, c.at)
+			}
+			if strings.Contains(f.Error(), "\n") {
+				t.Errorf("an error of several lines: %v", f)
+			}
+			t.Logf("%v\n%s", f, f.Report())
+		})
 	}
-	g.ram.WriteAt(guestCode, codeAt)
-	_, err := g.Run()
-	var f *hv.Failure
-	if !errors.As(err, &f) || f.Fault != hv.Emulation {
-		t.Fatalf("Run: %v", err)
-	}
-	if f.Regs.RIP != codeAt || !slices.Equal(f.Code[:len(guestCode)], guestCode) {
-		t.Errorf("at %#x, code % x", f.Regs.RIP, f.Code)
-	}
-	t.Logf("%v\n%s", f, f.Report())
 }
 
 func TestCountersCountExits(t *testing.T) {
