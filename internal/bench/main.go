@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"vitrine.dev/vitrine/internal/kernel"
@@ -40,6 +41,7 @@ var measurements = []measurement{
 	{"cpu", "rows of work beside native and each QEMU: integer, FP, SIMD, memory, kernel, code, programs", (*bench).cpu},
 	{"mips", "instructions a microsecond of CPU time on integer loops, interpreter", (*bench).mips},
 	{"fs", "file-system throughput from the host's page cache, beside QEMU and virtiofsd", (*bench).files},
+	{"kvm", "start, memory and cost of exits beside QEMU's machines under a real KVM, in a Linux that QEMU emulates (long)", (*bench).kvm},
 	{"net", "network throughput and connections, beside QEMU and its slirp", (*bench).network},
 }
 
@@ -53,6 +55,13 @@ func main() {
 		}
 	}
 	flag.Parse()
+	if n, err := strconv.Atoi(flag.Arg(1)); err == nil && flag.Arg(0) == insideWord {
+		if err := insideKVM(context.Background(), n); err != nil {
+			fmt.Println("bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(*runs, *rows, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
