@@ -4,6 +4,7 @@ package soft
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 
 	"vitrine.dev/vitrine/internal/hv"
@@ -17,7 +18,15 @@ import (
 const MaxCPUs = 255
 
 // Backend is the CPU engine.
-type Backend struct{}
+type Backend struct {
+	// Interpret says that nothing is translated: the reference, slow.
+	Interpret bool
+	// CodeCache is how many bytes of translated code there may be, of all CPUs together; 0 is DefaultCodeCache.
+	CodeCache int
+}
+
+// DefaultCodeCache is the room for translated code, in bytes.
+const DefaultCodeCache = 128 << 20
 
 // Name implements [hv.Backend].
 func (Backend) Name() string { return "soft" }
@@ -32,11 +41,17 @@ const LAPICHz = interp.CrystalHz
 func (Backend) TSCHz() uint64 { return TSCHz() }
 
 // NewVM implements [hv.Backend]. The VM watches ram until ram is closed.
-func (Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
+func (b Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
 	if err := fpu.Ready(); err != nil {
 		return nil, fmt.Errorf("soft: %w", err)
 	}
-	return &VM{ram: ram, vm: interp.NewVM(ram)}, nil
+	vm := interp.NewVM(ram)
+	if !b.Interpret && os.Getenv("VITRINE_DEBUG") != "interp" {
+		if err := vm.Translate(DefaultCodeCache / 4); err != nil {
+			return nil, fmt.Errorf("soft: %w", err)
+		}
+	}
+	return &VM{ram: ram, vm: vm}, nil
 }
 
 // A VM is one guest's CPUs. It implements [hv.VM] and [hv.DirtyLogger].

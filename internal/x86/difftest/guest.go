@@ -56,7 +56,11 @@ func NewGuest() (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{ram: ram}
-	g.cpu = interp.NewVM(ram).NewCPU(0, g)
+	vm := interp.NewVM(ram)
+	if err := vm.Translate(8 << 20); err != nil {
+		return nil, err
+	}
+	g.cpu = vm.NewCPU(0, g)
 	if err := g.build(); err != nil {
 		return nil, fmt.Errorf("difftest: guest: %w", err)
 	}

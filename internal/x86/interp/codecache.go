@@ -21,6 +21,9 @@ type block struct {
 	end  uint16    // offset behind the last byte; above pageSize if it straddles
 	key  blockKey
 	dead bool      // its bytes changed
+	heat uint32    // how often it was executed by the interpreter, up to hot
+	code uintptr   // its translation, or 0
+	host *hostCode // likewise, or nil
 	page *codePage // the page it begins in
 	next *block    // the next in the page's list of this granule
 }
@@ -64,6 +67,7 @@ type codeCache struct {
 	ops   int            // in all blocks since the last flush, dead ones too
 	empty []mem.Addr     // pages to look at in tidy
 	poll  *atomic.Uint32 // the CPU's
+	host  *native        // translations of the blocks; nil: there are none
 }
 
 // A VM's caches are bounded by totalOps, shared equally, but a CPU may have minOps: an op takes 48 bytes, a block some 150 (counted as two ops
@@ -90,7 +94,7 @@ func (cc *codeCache) written(a mem.Addr, n int) {
 		for at := &p.head[g]; *at != nil; {
 			b := *at
 			if int(b.off) < hi && int(b.end) > lo {
-				b.kill()
+				cc.kill(b)
 				*at = b.next
 			} else {
 				at = &b.next
@@ -100,7 +104,7 @@ func (cc *codeCache) written(a mem.Addr, n int) {
 	tail := p.tail[:0]
 	for _, b := range p.tail {
 		if !b.dead && int(b.end)-pageSize > lo {
-			b.kill()
+			cc.kill(b)
 		}
 		if !b.dead {
 			tail = append(tail, b)
@@ -136,7 +140,10 @@ func (p *codePage) mark(lo, hi int) {
 }
 
 // kill makes b unreachable: links to it are not followed, and if it is running it is left before its next op.
-func (b *block) kill() {
+func (cc *codeCache) kill(b *block) {
+	if b.host != nil {
+		cc.host.kill(b)
+	}
 	b.dead = true
 	b.link = [2]*block{}
 	for i := range b.ops {
@@ -261,9 +268,12 @@ func (c *CPU) flushCode() {
 		pages = append(pages, pa)
 		for _, b := range p.head {
 			for ; b != nil; b = b.next {
-				b.kill()
+				c.codes.kill(b)
 			}
 		}
+	}
+	if c.native != nil {
+		c.native.reset()
 	}
 	c.codes.dir, c.codes.ops, c.codes.empty = nil, 0, nil
 	c.vm.holders.release(c, pages)

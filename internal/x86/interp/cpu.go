@@ -14,6 +14,7 @@ import (
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
 	"vitrine.dev/vitrine/internal/x86/fpu"
+	"vitrine.dev/vitrine/internal/x86/jit"
 	"vitrine.dev/vitrine/internal/x86/mmu"
 )
 
@@ -25,6 +26,10 @@ type CPU struct {
 	tlb  *tlb          // data translations of the present privilege
 	poll atomic.Uint32 // not zero: look at the reasons before the next block
 	stop stop          // why a handler returned false, or a block's end nil
+
+	gen, ggen uint64 // what jump cache entries of the present address space and privilege, and of its global pages, are tagged with
+
+	frame jit.Frame // of translated code
 
 	flags uint64 // RFLAGS, save the status flags, which are in cc
 	rip   uint64 // RIP, between blocks; inside of one, RIP is gpr[regBase] plus the op's offset
@@ -67,6 +72,7 @@ type CPU struct {
 	tsc     tscClock
 	mail    mailbox
 	codes   codeCache // decoded blocks
+	native  *native   // translated ones; nil: this CPU only interprets
 	jc      jumpCache
 	env     fpu.Env
 	tlbs    tlbSet
@@ -76,8 +82,6 @@ type CPU struct {
 
 	features decode.Features // what the decoder knows, as CPUID says
 	at       uint64          // RIP of the block that ran last
-
-	gen, ggen uint64 // what jump cache entries of the present address space and privilege, and of its global pages, are tagged with
 }
 
 // Pseudo registers in CPU.gpr, so that every address is base + index<<scale + disp.

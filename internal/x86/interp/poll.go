@@ -16,11 +16,15 @@ const (
 	pollHalt                 // HLT
 	pollShutdown             // triple fault
 	pollFlush                // decoded code is to be dropped
+	pollGo                   // the Go runtime wants this thread: it takes it at the next call of a function
 )
 
 // pollEvents sees to all reasons in c.poll. It tells whether Run returns, and with what.
 func (c *CPU) pollEvents() (exit hv.Exit, leave bool) {
 	p := c.poll.Load()
+	if p&pollGo != 0 {
+		c.poll.And(^uint32(pollGo))
+	}
 	if p&pollMail != 0 {
 		c.readMail()
 	}

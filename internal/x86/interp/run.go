@@ -50,6 +50,12 @@ func (c *CPU) Run() hv.Exit {
 // nothing may be taken for granted. It leaves c.rip at the next instruction, or at the one that faulted.
 func (c *CPU) runBlocks(b *block) {
 	for {
+		if b.code != 0 || c.warm(b) {
+			if b = c.runNative(b); b == nil {
+				return
+			}
+			continue
+		}
 		base := c.gpr[regBase]
 		// Two at a time: half the loop's own work, and two places for the host to predict calls from.
 		o, k := b.first(), len(b.ops)

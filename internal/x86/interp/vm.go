@@ -8,6 +8,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/x86/jit"
 )
 
 // A VM is the processors of one guest. It watches their memory: code that was decoded, and writes that must be seen.
@@ -16,6 +17,7 @@ type VM struct {
 	cpus    []*CPU // complete before the first runs
 	tscBase uint64
 	holders holders    // of decoded code
+	cache   int        // bytes of translated code for each CPU; 0: interpret only
 	split   sync.Mutex // held over LOCKed accesses that no host instruction can make atomic
 }
 
@@ -26,9 +28,23 @@ func NewVM(ram *mem.Memory) *VM {
 	return vm
 }
 
-// NewCPU adds processor number id, reset. Call it before any CPU runs.
+// Translate makes CPUs that are added from now on translate what they run often, with room for size bytes of code each. It fails where the host does
+// not let us; CPUs then interpret.
+func (vm *VM) Translate(size int) error {
+	if err := jit.Init(&layout, pollGo); err != nil {
+		return err
+	}
+	vm.cache = size
+	return nil
+}
+
+// NewCPU adds processor number id, reset. Call it before any CPU runs. A CPU for whose code the host has no room interprets.
 func (vm *VM) NewCPU(id int, io hv.IO) *CPU {
 	c := newCPU(vm, id, io)
+	if vm.cache > 0 {
+		c.native, _ = newNative(c, vm.cache)
+		c.codes.host = c.native
+	}
 	vm.cpus = append(vm.cpus, c)
 	return c
 }
