@@ -47,7 +47,7 @@ func (b Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
 	}
 	vm := interp.NewVM(ram)
 	if !b.Interpret && os.Getenv("VITRINE_DEBUG") != "interp" {
-		if err := vm.Translate(DefaultCodeCache / 4); err != nil {
+		if err := vm.Translate(interp.Translation{Size: DefaultCodeCache / 4}); err != nil {
 			return nil, fmt.Errorf("soft: %w", err)
 		}
 	}

@@ -14,26 +14,28 @@ func TestCases(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no cases in testdata: %v", err)
 	}
-	r, err := NewRunner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	for _, name := range files {
-		text, err := os.ReadFile(name)
+	for _, translate := range []bool{false, true} {
+		r, err := NewRunner(translate)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := Parse(string(text))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		d, err := r.Try(c)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if d != nil {
-			t.Errorf("%s:\n%s%s", name, Listing(c), strings.Join(d, "\n"))
+		defer r.Close()
+		for _, name := range files {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := Parse(string(text))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			d, err := r.Try(c)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if d != nil {
+				t.Errorf("%s, translated: %t:\n%s%s", name, translate, Listing(c), strings.Join(d, "\n"))
+			}
 		}
 	}
 }

@@ -18,9 +18,13 @@ var (
 	most     = flag.Int("difftest.most", 20, "mismatches after which it ends")
 )
 
-// TestInterpIsTheProcessor runs random user code on interp and on the processor under it.
-func TestInterpIsTheProcessor(t *testing.T) {
-	r, err := NewRunner()
+// TestInterpIsTheProcessor and TestTranslationIsTheProcessor run random user code on the CPU engine and on the processor under it.
+func TestInterpIsTheProcessor(t *testing.T) { engineIsTheProcessor(t, false) }
+
+func TestTranslationIsTheProcessor(t *testing.T) { engineIsTheProcessor(t, true) }
+
+func engineIsTheProcessor(t *testing.T, translate bool) {
+	r, err := NewRunner(translate)
 	if err != nil {
 		t.Fatal(err)
 	}

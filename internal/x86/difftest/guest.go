@@ -49,16 +49,18 @@ const (
 	tssSelector = 0x40
 )
 
-// NewGuest makes the guest.
-func NewGuest() (*Guest, error) {
+// NewGuest makes the guest. translate: it runs everything translated, from its first execution on; else it interprets.
+func NewGuest(translate bool) (*Guest, error) {
 	ram, err := mem.New(ramSize)
 	if err != nil {
 		return nil, err
 	}
 	g := &Guest{ram: ram}
 	vm := interp.NewVM(ram)
-	if err := vm.Translate(8 << 20); err != nil {
-		return nil, err
+	if translate {
+		if err := vm.Translate(interp.Translation{Size: 8 << 20, Hot: 1, Exact: true}); err != nil {
+			return nil, err
+		}
 	}
 	g.cpu = vm.NewCPU(0, g)
 	if err := g.build(); err != nil {

@@ -24,13 +24,13 @@ type Runner struct {
 	Instructions, Cases, Stopped uint64
 }
 
-// NewRunner makes both worlds.
-func NewRunner() (*Runner, error) {
+// NewRunner makes both worlds: the processor, and the interpreter or the translator.
+func NewRunner(translate bool) (*Runner, error) {
 	n, err := NewNative()
 	if err != nil {
 		return nil, err
 	}
-	g, err := NewGuest()
+	g, err := NewGuest(translate)
 	if err != nil {
 		n.Close()
 		return nil, err

@@ -7,11 +7,12 @@ import (
 	"vitrine.dev/vitrine/internal/x86/jit"
 )
 
-// hot is how often a block is interpreted before it is translated.
+// hot is how often a block is interpreted before it is translated, where nothing else is asked for.
 const hot = 30
 
 // native is one CPU's translated code.
 type native struct {
+	hot    uint32
 	cache  *jit.Cache
 	tr     *jit.Translator
 	blocks []*block // by jit.Block.ID
@@ -32,12 +33,12 @@ type hostCode struct {
 // An inLink is a jump to a block's code: the place of its displacement, and where it led before.
 type inLink struct{ at, stub uintptr }
 
-func newNative(c *CPU, size int) (*native, error) {
-	cache, err := jit.NewCache(size)
+func newNative(c *CPU, how Translation) (*native, error) {
+	cache, err := jit.NewCache(how.Size)
 	if err != nil {
 		return nil, err
 	}
-	n := &native{cache: cache, tr: jit.NewTranslator(&layout, c.features)}
+	n := &native{hot: how.Hot, cache: cache, tr: jit.NewTranslator(&layout, c.features, how.Exact)}
 	setJumps(&c.frame, &n.jumps)
 	return n, nil
 }
@@ -45,7 +46,7 @@ func newNative(c *CPU, size int) (*native, error) {
 // warm counts an execution of b, which is not translated, and translates it when it has been executed often enough. It tells whether there is a
 // translation now.
 func (c *CPU) warm(b *block) bool {
-	if b.heat++; b.heat != hot || c.native == nil {
+	if b.heat++; c.native == nil || b.heat != c.native.hot {
 		return false
 	}
 	return c.compile(b)

@@ -13,12 +13,12 @@ import (
 
 // A VM is the processors of one guest. It watches their memory: code that was decoded, and writes that must be seen.
 type VM struct {
-	ram     *mem.Memory
-	cpus    []*CPU // complete before the first runs
-	tscBase uint64
-	holders holders    // of decoded code
-	cache   int        // bytes of translated code for each CPU; 0: interpret only
-	split   sync.Mutex // held over LOCKed accesses that no host instruction can make atomic
+	ram       *mem.Memory
+	cpus      []*CPU // complete before the first runs
+	tscBase   uint64
+	holders   holders     // of decoded code
+	translate Translation // Size 0: interpret only
+	split     sync.Mutex  // held over LOCKed accesses that no host instruction can make atomic
 }
 
 // NewVM makes a guest without processors around ram.
@@ -28,21 +28,30 @@ func NewVM(ram *mem.Memory) *VM {
 	return vm
 }
 
-// Translate makes CPUs that are added from now on translate what they run often, with room for size bytes of code each. It fails where the host does
-// not let us; CPUs then interpret.
-func (vm *VM) Translate(size int) error {
+// A Translation is how CPUs translate.
+type Translation struct {
+	Size  int    // bytes of code, of each CPU
+	Hot   uint32 // how often a block is interpreted before it is translated; 0: a good number
+	Exact bool   // flags are right at every instruction boundary, also those that nobody reads
+}
+
+// Translate makes CPUs that are added from now on translate what they run often. It fails where the host does not let us; CPUs then interpret.
+func (vm *VM) Translate(how Translation) error {
 	if err := jit.Init(&layout, pollGo); err != nil {
 		return err
 	}
-	vm.cache = size
+	if how.Hot == 0 {
+		how.Hot = hot
+	}
+	vm.translate = how
 	return nil
 }
 
 // NewCPU adds processor number id, reset. Call it before any CPU runs. A CPU for whose code the host has no room interprets.
 func (vm *VM) NewCPU(id int, io hv.IO) *CPU {
 	c := newCPU(vm, id, io)
-	if vm.cache > 0 {
-		c.native, _ = newNative(c, vm.cache)
+	if vm.translate.Size > 0 {
+		c.native, _ = newNative(c, vm.translate)
 		c.codes.host = c.native
 	}
 	vm.cpus = append(vm.cpus, c)

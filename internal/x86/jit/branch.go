@@ -122,10 +122,24 @@ func (t *Translator) target(in *Inst, live bool) bool {
 
 // lookup goes to the RIP in t0 by the jump table; what it does not know is an exit, in front of which undo goes.
 func (t *Translator) lookup(live bool, word uint32, undo func()) {
+	miss := t.find(live)
+	t.load(t0, entry(jumpBase))
+	t.store(at(t.layout.Base), t0)
+	if live {
+		t.restoreFlags()
+	}
+	t.jmpMem(entry(jumpCode))
+	t.missed(miss, live, word, undo)
+}
+
+// entry is a field of the jump table's entry that t1 points to.
+func entry(field int32) mem { return mem{base: t1, index: noReg, disp: field} }
+
+// find makes t1 point to the entry of the RIP in t0, or goes to the fixups that it returns: where there is none, and where somebody wants the processor.
+func (t *Translator) find(live bool) (miss [3]fixup) {
 	if live {
 		t.saveFlags()
 	}
-	field := func(f int32) mem { return mem{base: t1, index: noReg, disp: f} }
 	t.mov(t1, t0)
 	t.shr(t1, 12)
 	t.xor(t1, t0)
@@ -133,24 +147,23 @@ func (t *Translator) lookup(live bool, word uint32, undo func()) {
 	t.shl(t1, 5)
 	t.add(t1, at(t.layout.Frame+frameJumps))
 	t.cmp0(at(t.layout.Poll))
-	polled := t.jcc(ccNE)
-	t.cmp(t0, field(jumpRIP))
-	miss := t.jcc(ccNE)
-	t.load(t0, field(jumpGen))
+	miss[0] = t.jcc(ccNE)
+	t.cmp(t0, entry(jumpRIP))
+	miss[1] = t.jcc(ccNE)
+	t.load(t0, entry(jumpGen))
 	t.cmp(t0, at(t.layout.Gen))
-	second := t.jcc(ccNE)
-	hit := t.pos()
-	t.load(t0, field(jumpBase))
-	t.store(at(t.layout.Base), t0)
-	if live {
-		t.restoreFlags()
-	}
-	t.jmpMem(field(jumpCode))
-	t.here(second)
+	found := t.jcc(ccE)
 	t.cmp(t0, at(t.layout.GlobalGen))
-	t.to(t.jcc(ccE), hit)
-	t.here(polled)
-	t.here(miss)
+	miss[2] = t.jcc(ccNE)
+	t.here(found)
+	return miss
+}
+
+// missed is where find's fixups lead: an exit.
+func (t *Translator) missed(miss [3]fixup, live bool, word uint32, undo func()) {
+	for _, f := range miss {
+		t.here(f)
+	}
 	if live {
 		t.restoreFlags()
 	}
@@ -160,16 +173,24 @@ func (t *Translator) lookup(live bool, word uint32, undo func()) {
 	t.leave(word)
 }
 
-// call translates CALL.
+// call translates CALL. Nothing is pushed before it is known where an indirect one goes: it may fault.
 func (t *Translator) call(b *Block, i, next int) bool {
 	in := &b.Insts[i]
 	live := t.live[i] != 0
 	direct := in.Args[0].Kind == decode.Rel
+	var miss [3]fixup
 	if !direct {
 		if !t.target(in, live) {
 			return false
 		}
+		miss = t.find(live)
+		t.load(t0, entry(jumpCode))
 		t.store(at(t.layout.Frame+frameHost), t0)
+		t.load(t0, entry(jumpBase))
+		t.store(at(t.layout.Frame+frameBase), t0)
+		if live {
+			t.restoreFlags()
+		}
 	}
 	t.plus(t0, guestSP, -8)
 	t.check(in, 8, true, live)
@@ -179,12 +200,13 @@ func (t *Translator) call(b *Block, i, next int) bool {
 	t.store(mem{base: t1, index: noReg}, t0)
 	t.plus(guestSP, guestSP, -8)
 	if direct {
-		to := next + int(in.Imm)
-		t.goTo(1, b, to, live)
+		t.goTo(1, b, next+int(in.Imm), live)
 		return true
 	}
-	t.load(t0, at(t.layout.Frame+frameHost))
-	t.lookup(live, join(Step, in.Off), func() { t.plus(guestSP, guestSP, 8) })
+	t.load(t0, at(t.layout.Frame+frameBase))
+	t.store(at(t.layout.Base), t0)
+	t.jmpMem(at(t.layout.Frame + frameHost))
+	t.missed(miss, live, join(Step, in.Off), nil)
 	return true
 }
 

@@ -74,6 +74,13 @@ func reads(in *decode.Inst) flagSet {
 // liveAfter fills t.live: for each instruction, the flags that are looked at behind it before they are written.
 func (t *Translator) liveAfter(b *Block) {
 	n := len(b.Insts)
+	if t.exact {
+		for i := range t.live {
+			t.live[i] = allFlags
+		}
+		t.liveIn = allFlags
+		return
+	}
 	live := t.liveOut(b)
 	for i := n - 1; i >= 0; i-- {
 		in := &b.Insts[i].Inst
@@ -84,6 +91,11 @@ func (t *Translator) liveAfter(b *Block) {
 		}
 	}
 	t.liveIn = live
+}
+
+// liveBefore tells whether any flag is looked at, from instruction i of the block on, before it is written.
+func (t *Translator) liveBefore(b *Block, i int) bool {
+	return t.exact || t.live[i]&^writes(&b.Insts[i].Inst)|reads(&b.Insts[i].Inst) != 0
 }
 
 // liveOut is the flags that are looked at behind the block.
@@ -129,6 +141,9 @@ const peekDepth = 8
 
 // liveAt is the flags that code at off of the block's page looks at before it writes them, as far as is seen.
 func (t *Translator) liveAt(b *Block, off, depth int) flagSet {
+	if t.exact {
+		return allFlags
+	}
 	var dead flagSet
 	for ; depth > 0; depth-- {
 		if off < 0 || off >= len(b.Page) {

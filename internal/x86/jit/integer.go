@@ -49,7 +49,7 @@ var groups = [2][256]bool{
 // instruction translates one that is not a jump. It returns false where it is the interpreter's.
 func (t *Translator) instruction(b *Block, i int) bool {
 	in := &b.Insts[i]
-	live := (t.live[i]&^writes(&in.Inst) | reads(&in.Inst)) != 0
+	live := t.liveBefore(b, i)
 	switch in.Op {
 	case decode.NOP, decode.ENDBR32, decode.ENDBR64, decode.PREFETCH, decode.PREFETCHW, decode.PREFETCHNTA, decode.PREFETCHT0, decode.PREFETCHT1,
 		decode.PREFETCHT2, decode.LFENCE, decode.SFENCE:
@@ -348,6 +348,9 @@ func (t *Translator) modRM(in *Inst, live bool) bool {
 			}
 			regHost, regOut = hostOf(reg, t0)
 		}
+		if high && in.Op == decode.CMPXCHG {
+			return false // AL is an operand too
+		}
 		if high {
 			t.byte(0x86, 0xC0|regHost&3<<3|regHost) // XCHG low, high: the form with REX cannot name AH
 			t.rm(e, regHost&3, m)
@@ -366,7 +369,8 @@ func (t *Translator) modRM(in *Inst, live bool) bool {
 	if reg >= 0 {
 		regHost, regOut = hostOf(reg, t0)
 		// The same register twice is one.
-		if a := in.Args[reg]; a.Kind == decode.GPR && in.Args[rm] == a && rmHost == t1 {
+		if a := in.Args[reg]; a.Kind == decode.GPR && in.Args[rm].Kind == decode.GPR && in.Args[rm].Reg == a.Reg && rmHost == t1 {
+			t.load(t0, slot(a.Reg))
 			rmHost = t0
 			regOut, rmOut = regOut || rmOut, false
 		}

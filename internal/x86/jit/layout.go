@@ -30,7 +30,8 @@ type Frame struct {
 	hostSP uint64
 	saved  uint64  // the guest's RAX, where flags pass through AH and AL
 	jumps  uintptr // the JumpTable
-	host   uint64  // scratch of stubs
+	host   uint64  // scratch
+	base   uint64  // likewise
 
 	Block uint32 // of an exit: which block
 	Word  uint32 // of an exit: a Reason and an offset in the block's page
@@ -46,10 +47,11 @@ const (
 	frameSaved = 8
 	frameJumps = 16
 	frameHost  = 24
-	frameBlock = 32
-	frameWord  = 36
-	frameSig   = 40
-	framePC    = 48
+	frameBase  = 32
+	frameBlock = 40
+	frameWord  = 44
+	frameSig   = 48
+	framePC    = 56
 )
 
 // A Reason is why translated code was left.

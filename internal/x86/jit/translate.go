@@ -45,6 +45,7 @@ type Code struct {
 type Translator struct {
 	asm
 	layout   *Layout
+	exact    bool
 	features decode.Features
 	exit     uintptr // the common exit
 	live     []flagSet
@@ -61,9 +62,10 @@ type stub struct {
 	restore bool // flags are in AX
 }
 
-// NewTranslator makes a Translator for processors of this layout.
-func NewTranslator(l *Layout, f decode.Features) *Translator {
-	return &Translator{layout: l, features: f, exit: stubs.exit, host: host()}
+// NewTranslator makes a Translator for processors of this layout. exact: flags are right at every instruction boundary; else those that no instruction
+// reads before they are written again may be anything, which only an interrupt or a fault can show.
+func NewTranslator(l *Layout, f decode.Features, exact bool) *Translator {
+	return &Translator{exact: exact, layout: l, features: f, exit: stubs.exit, host: host()}
 }
 
 // Translate makes code of b that is to run at address base.
