@@ -104,7 +104,7 @@ var corners = []struct {
 	{"cf", m64, all, "IRETD"},
 	// One mode only.
 	{"06", m64, all, "ud"}, {"27", m64, all, "ud"}, {"60", m64, all, "ud"}, {"62 00", m64, all, "ud"}, {"82 c0 01", m64, all, "ud"},
-	{"9a 00 00 00 00 00 00", m64, all, "ud"}, {"c4 c0", m64, all, "ud"}, {"ce", m64, all, "ud"}, {"d4 0a", m64, all, "ud"}, {"d6", m64, all, "ud"},
+	{"9a 00 00 00 00 00 00", m64, all, "ud"}, {"c4 c0", m64, all, "short"}, {"ce", m64, all, "ud"}, {"d4 0a", m64, all, "ud"}, {"d6", m64, all, "ud"},
 	{"82 c0 01", m32, all, "ADD AL, 0x1"}, {"40", m32, all, "INC EAX"}, {"0f 01 f8", m32, all, "ud"},
 	{"ea 11 22 33 44 55 66", m32, all, "JMPF 0x44332211, 0x6655"}, {"c4 06 34 12", m16, all, "LES AX, DWORD PTR DS:[0x1234]"},
 	{"f3 0f ae c0", m32, all, "ud"},
@@ -125,6 +125,27 @@ var corners = []struct {
 	{"d9 d1", m64, all, "ud"}, {"d9 08", m64, all, "ud"}, {"de d8", m64, all, "ud"}, {"de d9", m64, all, "FCOMPP"}, {"df e0", m64, all, "FNSTSW AX"},
 	{"dc e1", m64, all, "FSUBR ST(1), ST(0)"}, {"d8 e1", m64, all, "FSUB ST(0), ST(1)"},
 	{"66 0f f7 c1", m64, all, "MASKMOVDQU XMM0, XMM1, OWORD PTR DS:[RDI]"},
+	// VEX.
+	{"c5 f8 58 c1", m64, all, "VADDPS XMM0, XMM0, XMM1"}, {"c5 fc 58 01", m64, all, "VADDPS YMM0, YMM0, YWORD PTR DS:[RCX]"},
+	{"c4 41 74 58 c8", m64, all, "VADDPS YMM9, YMM1, YMM8"}, {"c4 c1 f4 58 c8", m64, all, "VADDPS YMM1, YMM1, YMM8"},
+	{"c5 fe 58 c1", m64, all, "VADDSS XMM0, XMM0, XMM1"}, // VEX.L of scalars is ignored
+	{"c5 f8 77", m64, all, "VZEROUPPER"}, {"c5 fc 77", m64, all, "VZEROALL"}, {"c5 f0 77", m64, all, "ud"}, {"c5 f9 77", m64, all, "ud"},
+	{"c5 f0 28 c1", m64, all, "ud"}, {"c5 f8 28 c1", m64, all, "VMOVAPS XMM0, XMM1"}, // vvvv must be 1111 where it names nothing
+	{"c5 fd 6e c0", m64, all, "ud"}, {"c5 f9 6e c0", m64, all, "VMOVD XMM0, EAX"}, {"c4 e1 f9 6e c0", m64, all, "VMOVQ XMM0, RAX"},
+	{"c4 e1 f9 6e c0", m32, all, "VMOVD XMM0, EAX"}, // and W outside of 64-bit mode
+	{"66 c5 f8 58 c1", m64, all, "ud"}, {"f3 c5 f8 58 c1", m64, all, "ud"}, {"f0 c5 f8 58 01", m64, all, "ud"}, {"40 c5 f8 58 c1", m64, all, "ud"},
+	{"40 2e c5 f8 58 c1", m64, all, "VADDPS XMM0, XMM0, XMM1"}, {"c4 e4 78 58 c1", m64, all, "ud"}, {"c4 e0 78 58 c1", m64, all, "ud"},
+	{"c4 e2 7d 16 c1", m64, all, "VPERMPS YMM0, YMM0, YMM1"}, {"c4 e2 79 16 c1", m64, all, "ud"}, {"c4 e2 fd 16 c1", m64, all, "ud"},
+	{"c5 fd fc c1", m64, all, "VPADDB YMM0, YMM0, YMM1"}, {"c5 fd fc c1", m64, all &^ decode.FeatureAVX2, "ud"}, {"c5 f9 fc c1", m64, all &^ decode.FeatureAVX2, "VPADDB XMM0, XMM0, XMM1"},
+	{"c4 e2 79 dc c1", m64, all &^ decode.FeatureAES, "ud"}, {"c4 e2 79 dc c1", m64, all &^ decode.FeatureAVX, "ud"}, {"c4 e2 79 dc c1", m64, all, "VAESENC XMM0, XMM0, XMM1"},
+	{"c4 e2 78 f2 c1", m64, all, "ANDN EAX, EAX, ECX"}, {"c4 e2 f8 f2 c1", m64, all &^ decode.FeatureAVX, "ANDN RAX, RAX, RCX"}, {"c4 e2 f8 f2 c1", m32, all, "ANDN EAX, EAX, ECX"},
+	{"c4 e2 7c f2 c1", m64, all, "ud"}, {"c4 e2 f0 f3 d8", m64, all, "BLSI RCX, RAX"}, {"c4 e3 fb f0 c1 07", m64, all, "RORX RAX, RCX, 0x7"},
+	{"c4 e3 71 4a c2 30", m64, all, "VBLENDVPS XMM0, XMM1, XMM2, XMM3"}, {"c4 e3 71 4a c2 b0", m32, all, "VBLENDVPS XMM0, XMM1, XMM2, XMM3"},
+	{"c4 e2 69 92 04 88", m64, all, "VGATHERDPS XMM0, DWORD PTR DS:[RAX+XMM1*4], XMM2"}, {"c4 e2 69 92 04 20", m64, all, "VGATHERDPS XMM0, DWORD PTR DS:[RAX+XMM4], XMM2"},
+	{"c4 e2 6d 93 04 88", m64, all, "VGATHERQPS XMM0, DWORD PTR DS:[RAX+YMM1*4], XMM2"}, {"c4 e2 ed 92 04 88", m64, all, "VGATHERDPD YMM0, QWORD PTR DS:[RAX+XMM1*4], YMM2"},
+	{"c4 e2 79 92 04 88", m64, all, "ud"}, {"c4 e2 69 92 0c 88", m64, all, "ud"}, {"c4 e2 71 92 04 88", m64, all, "ud"}, // a register twice
+	{"c4 e2 69 92 00", m64, all, "ud"}, {"c4 e2 69 92 c0", m64, all, "ud"}, {"67 c4 e2 69 92 04 88", m32, all, "ud"}, // no SIB byte
+	{"c5 01", m16, all, "LDS AX, DWORD PTR DS:[BX+DI]"}, {"c5 f8 58 c1", m16, all, "VADDPS XMM0, XMM0, XMM1"},
 	{"f3 48 ab", m64, all, "REP STOSQ"}, {"f2 ae", m64, all, "REPNE SCASB"}, {"48 6d", m64, all, "INSD"},
 }
 

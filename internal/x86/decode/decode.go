@@ -30,7 +30,8 @@ func Decode(code []byte, mode Mode, f Features) (Inst, error) {
 		return in, r.short()
 	}
 	opmap := 0
-	if op == 0x0F {
+	switch {
+	case op == 0x0F:
 		opmap = 1
 		if op, ok = r.u8(); ok && (op == 0x38 || op == 0x3A) {
 			opmap = 2 + int(op>>1&1)
@@ -39,8 +40,23 @@ func Decode(code []byte, mode Mode, f Features) (Inst, error) {
 		if !ok {
 			return in, r.short()
 		}
+	case op|1 == 0xC5:
+		switch is, err := r.isVex(in.Mode); {
+		case err != nil:
+			return in, err
+		case is:
+			if opmap, err = in.vex(op, &r); err != nil {
+				return in, err
+			}
+			if op, ok = r.u8(); !ok {
+				return in, r.short()
+			}
+		}
 	}
 	in.Map, in.Opcode = uint8(opmap), op
+	if opmap > 3 {
+		in.Map -= vexMaps - 1
+	}
 	e := roots[opmap][op]
 	if e == 0 {
 		return in, ErrUD
@@ -93,6 +109,8 @@ func (in *Inst) branch(node uint16, f Features) uint16 {
 		return uint16(in.Prefix / RexW & 1)
 	case byB:
 		return uint16(in.Prefix / RexB & 1)
+	case byL:
+		return uint16(in.Prefix / VexL & 1)
 	}
 	return uint16(f >> (node >> 8) & 1)
 }
@@ -178,6 +196,7 @@ func segOf(b uint8) uint8 {
 type reader struct {
 	code []byte
 	pos  int
+	vvvv uint8 // of VEX; 0 where there is none, or it is unused
 }
 
 // short is the error for bytes that are not there.

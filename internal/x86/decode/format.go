@@ -96,6 +96,23 @@ func regName(r, size uint8) string {
 	return "R" + gprNames[r]
 }
 
+// vectorLetter is that of a vector register of which size bytes count.
+func vectorLetter(size uint8) byte {
+	if size == 32 {
+		return 'Y'
+	}
+	return 'X'
+}
+
+// indexSize is the bytes of a gather's index register: four or eight for each element of the destination.
+func (in *Inst) indexSize() uint8 {
+	n := in.Args[0].Size / max(in.Args[1].Size, 1) * 8
+	if in.Opcode&1 == 0 {
+		n /= 2
+	}
+	return max(n, 16)
+}
+
 func (in *Inst) writeArg(b *strings.Builder, a Arg) {
 	switch a.Kind {
 	case GPR:
@@ -121,7 +138,7 @@ func (in *Inst) writeArg(b *strings.Builder, a Arg) {
 	case DReg:
 		fmt.Fprintf(b, "DR%d", a.Reg)
 	case XMM:
-		fmt.Fprintf(b, "XMM%d", a.Reg)
+		fmt.Fprintf(b, "%cMM%d", vectorLetter(a.Size), a.Reg)
 	case MMX:
 		fmt.Fprintf(b, "MM%d", a.Reg)
 	case STReg:
@@ -130,7 +147,7 @@ func (in *Inst) writeArg(b *strings.Builder, a Arg) {
 }
 
 func (in *Inst) writeMem(b *strings.Builder, size uint8) {
-	if name := map[uint8]string{1: "BYTE", 2: "WORD", 4: "DWORD", 6: "FWORD", 8: "QWORD", 10: "TBYTE", 16: "OWORD"}[size]; name != "" {
+	if name := map[uint8]string{1: "BYTE", 2: "WORD", 4: "DWORD", 6: "FWORD", 8: "QWORD", 10: "TBYTE", 16: "OWORD", 32: "YWORD"}[size]; name != "" {
 		b.WriteString(name + " PTR ")
 	}
 	m := &in.Mem
@@ -146,7 +163,11 @@ func (in *Inst) writeMem(b *strings.Builder, size uint8) {
 		sep = "+"
 	}
 	if m.Index != NoReg {
-		fmt.Fprintf(b, "%s%s", sep, regName(m.Index, in.AddrSize))
+		name := regName(m.Index, in.AddrSize)
+		if in.Flags&VSIB != 0 {
+			name = fmt.Sprintf("%cMM%d", vectorLetter(in.indexSize()), m.Index)
+		}
+		b.WriteString(sep + name)
 		if m.Scale > 1 {
 			fmt.Fprintf(b, "*%d", m.Scale)
 		}

@@ -70,6 +70,39 @@ func everyOpcode(mode decode.Mode) []byte {
 			}
 		}
 	}
+	return append(out, everyVex(mode, rng)...)
+}
+
+// everyVex lays out VEX instructions: each map, prefix, length, W and opcode.
+func everyVex(mode decode.Mode, rng *rand.Rand) []byte {
+	var out []byte
+	for i := range 4 * 4 * 2 * 2 * 256 {
+		opmap, pp, l, w, op := byte(i>>12)&3, byte(i>>10)&3, byte(i>>9)&1, byte(i>>8)&1, byte(i)
+		for n := range 2 {
+			vvvv := byte(15)
+			if n > 0 {
+				vvvv = byte(rng.Uint32())&15 | 8
+			}
+			rxb := byte(rng.Uint32()) & 0xE0
+			if mode != decode.Mode64 {
+				rxb |= 0xC0 // else it is LES
+			}
+			in := []byte{0xC4, rxb | opmap, w<<7 | vvvv<<3 | l<<2 | pp, op}
+			if opmap == 1 && w == 0 && n&1 != 0 {
+				in = []byte{0xC5, rxb&0x80 | vvvv<<3 | l<<2 | pp, op}
+				if mode != decode.Mode64 {
+					in[1] |= 0xC0
+				}
+			}
+			for len(in) < decode.MaxLen {
+				in = append(in, byte(rng.Uint32()))
+			}
+			for len(in) < slot {
+				in = append(in, 0x90)
+			}
+			out = append(out, in...)
+		}
+	}
 	return out
 }
 
@@ -86,10 +119,15 @@ func compareSlots(t *testing.T, mode decode.Mode, code, out []byte) {
 		}
 		raw, _ := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(f[1]), " ", ""))
 		want := plainMnemonic(f[2])
-		if strings.Contains(f[2], "(bad)") || want == "" || f[2][0] == 'v' || vexOrNewer(f[2]) {
+		if strings.Contains(f[2], "(bad)") || want == "" || newer(f[2]) {
 			continue
 		}
 		in, err := decode.Decode(code[at:at+slot], mode, decode.AllFeatures)
+		if err == decode.ErrUD && len(raw) > 3 && raw[0]|1 == 0xC5 && !looseVex(want) {
+			if bad++; bad < 60 {
+				t.Errorf("% x: undefined; objdump says %q", raw, f[2])
+			}
+		}
 		if err != nil || in.Op == decode.FWAIT { // objdump sees FWAIT FNSTCW as one FSTCW
 			continue
 		}
@@ -101,4 +139,9 @@ func compareSlots(t *testing.T, mode decode.Mode, code, out []byte) {
 		}
 	}
 	t.Logf("%d instructions, %d differ", n, bad)
+}
+
+// looseVex tells whether objdump takes what processors do not: it ignores VEX.pp of VZEROUPPER, VLDMXCSR and VSTMXCSR.
+func looseVex(name string) bool {
+	return strings.HasPrefix(name, "vzero") || strings.HasSuffix(name, "mxcsr")
 }

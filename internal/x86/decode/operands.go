@@ -13,6 +13,9 @@ func (in *Inst) operands(row *row, r *reader) error {
 	v := in.sizes(row.size)
 	isMem := row.flags&HasModRM != 0 && in.ModRM < 0xC0 && row.specs[0].how != argC && row.specs[0].how != argD && row.specs[0].how != argR
 	if isMem {
+		if row.flags&VSIB != 0 && (in.ModRM&7 != rSP || in.AddrSize == 2) {
+			return ErrUD
+		}
 		if !in.memory(r) {
 			return r.short()
 		}
@@ -27,7 +30,7 @@ func (in *Inst) operands(row *row, r *reader) error {
 		s := row.specs[i]
 		a := &in.Args[in.NArgs&3]
 		in.NArgs++
-		a.Size = s.wide
+		a.Size, a.Place = s.wide, places[s.how&31]
 		if s.wide >= wideV {
 			a.Size = in.width(s.wide, v, isMem)
 		}
@@ -126,6 +129,18 @@ func (in *Inst) operands(row *row, r *reader) error {
 		case argBD:
 			a.Kind = Mem
 			in.Mem = Memory{Seg: in.Seg, Base: rDI, Index: NoReg, Scale: 1}
+		case argH:
+			a.Kind, a.Reg = XMM, in.vvvv(r)
+		case argB:
+			a.Kind, a.Reg = GPR, in.vvvv(r)
+		case argL:
+			a.Kind = XMM
+			if a.Reg, ok = r.u8(); ok {
+				a.Reg >>= 4
+				if in.Mode != Mode64 {
+					a.Reg &= 7
+				}
+			}
 		case argFixed:
 			a.Kind, a.Reg = GPR, s.reg
 		case argSeg:
@@ -135,8 +150,31 @@ func (in *Inst) operands(row *row, r *reader) error {
 			return r.short()
 		}
 	}
+	if r.vvvv != 0 || row.flags&VSIB != 0 && in.overlap() { // what vvvv does not name must be 1111
+		return ErrUD
+	}
 	return nil
 }
+
+// vvvv takes the register that VEX.vvvv names; outside of 64-bit mode its top bit is not looked at.
+func (in *Inst) vvvv(r *reader) uint8 {
+	v := r.vvvv
+	r.vvvv = 0
+	if in.Mode != Mode64 {
+		v &= 7
+	}
+	return v
+}
+
+// overlap tells whether a gather uses a register twice, as destination, index or mask: #UD.
+func (in *Inst) overlap() bool {
+	d, m := in.Args[0].Reg, in.Args[2].Reg
+	return d == m || d == in.Mem.Index || m == in.Mem.Index
+}
+
+// places says where each kind of operand is written.
+var places = [32]Place{argE: InRM, argM: InRM, argR: InRM, argW: InRM, argU: InRM, argQ: InRM, argN: InRM, argSTi: InRM,
+	argG: InReg, argS: InReg, argC: InReg, argD: InReg, argV: InReg, argP: InReg, argZ: InOpcode, argH: InVvvv, argB: InVvvv, argL: InIs4}
 
 // sizes sets Inst.Size and returns the size of operands that follow the operand-size prefix.
 func (in *Inst) sizes(rule sizeRule) (v uint8) {
@@ -155,7 +193,10 @@ func (in *Inst) sizes(rule sizeRule) (v uint8) {
 	case size1, size2, size4, size8, size16:
 		in.Size = 1 << (rule - size1)
 	case sizeY:
-		in.Size = 4 + uint8(in.Prefix/RexW&1)*4
+		in.Size = 4
+		if in.Mode == Mode64 {
+			in.Size += uint8(in.Prefix/RexW&1) * 4
+		}
 	case sizeZ:
 		v = min(v, 4)
 		in.Size = v
@@ -179,7 +220,12 @@ func (in *Inst) width(wide, v uint8, isMem bool) uint8 {
 	case wideZ:
 		return min(v, 4)
 	case wideY:
+		if in.Mode != Mode64 { // VEX.W is ignored
+			return 4
+		}
 		return 4 + uint8(in.Prefix/RexW&1)*4
+	case wideL, wideL2, wideL4, wideL8:
+		return 16 << (in.Prefix / VexL & 1) >> (wide - wideL)
 	case wideMode:
 		if in.Mode == Mode64 {
 			return 8
@@ -247,7 +293,7 @@ func (in *Inst) memory(r *reader) (ok bool) {
 		if !ok {
 			return false
 		}
-		if x := sib>>3&7 | uint8(in.Prefix/RexX&1)<<3; x != rSP {
+		if x := sib>>3&7 | uint8(in.Prefix/RexX&1)<<3; x != rSP || in.Flags&VSIB != 0 {
 			m.Index, m.Scale = x, 1<<(sib>>6)
 		}
 		if rm = sib & 7; rm == rBP && mod == 0 {

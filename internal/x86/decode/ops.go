@@ -25,15 +25,20 @@ const (
 	AESIMC
 	AESKEYGENASSIST
 	AND
+	ANDN
 	ANDNPD
 	ANDNPS
 	ANDPD
 	ANDPS
 	ARPL
+	BEXTR
 	BLENDPD
 	BLENDPS
 	BLENDVPD
 	BLENDVPS
+	BLSI
+	BLSMSK
+	BLSR
 	BOUND
 	BSF
 	BSR
@@ -42,6 +47,7 @@ const (
 	BTC
 	BTR
 	BTS
+	BZHI
 	CALL
 	CALLF
 	CBW
@@ -300,6 +306,7 @@ const (
 	MULPS
 	MULSD
 	MULSS
+	MULX
 	MWAIT
 	NEG
 	NOP
@@ -345,6 +352,8 @@ const (
 	PCMPGTW
 	PCMPISTRI
 	PCMPISTRM
+	PDEP
+	PEXT
 	PEXTRB
 	PEXTRD
 	PEXTRQ
@@ -463,6 +472,7 @@ const (
 	RETF
 	ROL
 	ROR
+	RORX
 	ROUNDPD
 	ROUNDPS
 	ROUNDSD
@@ -472,6 +482,7 @@ const (
 	SAHF
 	SALC
 	SAR
+	SARX
 	SBB
 	SCAS
 	SETCC
@@ -486,8 +497,10 @@ const (
 	SHA256RNDS2
 	SHL
 	SHLD
+	SHLX
 	SHR
 	SHRD
+	SHRX
 	SHUFPD
 	SHUFPS
 	SIDT
@@ -525,10 +538,359 @@ const (
 	UNPCKHPS
 	UNPCKLPD
 	UNPCKLPS
+	VADDPD
+	VADDPS
+	VADDSD
+	VADDSS
+	VADDSUBPD
+	VADDSUBPS
+	VAESDEC
+	VAESDECLAST
+	VAESENC
+	VAESENCLAST
+	VAESIMC
+	VAESKEYGENASSIST
+	VANDNPD
+	VANDNPS
+	VANDPD
+	VANDPS
+	VBLENDPD
+	VBLENDPS
+	VBLENDVPD
+	VBLENDVPS
+	VBROADCASTF128
+	VBROADCASTI128
+	VBROADCASTSD
+	VBROADCASTSS
+	VCMPPD
+	VCMPPS
+	VCMPSD
+	VCMPSS
+	VCOMISD
+	VCOMISS
+	VCVTDQ2PD
+	VCVTDQ2PS
+	VCVTPD2DQ
+	VCVTPD2PS
+	VCVTPH2PS
+	VCVTPS2DQ
+	VCVTPS2PD
+	VCVTPS2PH
+	VCVTSD2SI
+	VCVTSD2SS
+	VCVTSI2SD
+	VCVTSI2SS
+	VCVTSS2SD
+	VCVTSS2SI
+	VCVTTPD2DQ
+	VCVTTPS2DQ
+	VCVTTSD2SI
+	VCVTTSS2SI
+	VDIVPD
+	VDIVPS
+	VDIVSD
+	VDIVSS
+	VDPPD
+	VDPPS
 	VERR
 	VERW
+	VEXTRACTF128
+	VEXTRACTI128
+	VEXTRACTPS
+	VFMADD132PD
+	VFMADD132PS
+	VFMADD132SD
+	VFMADD132SS
+	VFMADD213PD
+	VFMADD213PS
+	VFMADD213SD
+	VFMADD213SS
+	VFMADD231PD
+	VFMADD231PS
+	VFMADD231SD
+	VFMADD231SS
+	VFMADDSUB132PD
+	VFMADDSUB132PS
+	VFMADDSUB213PD
+	VFMADDSUB213PS
+	VFMADDSUB231PD
+	VFMADDSUB231PS
+	VFMSUB132PD
+	VFMSUB132PS
+	VFMSUB132SD
+	VFMSUB132SS
+	VFMSUB213PD
+	VFMSUB213PS
+	VFMSUB213SD
+	VFMSUB213SS
+	VFMSUB231PD
+	VFMSUB231PS
+	VFMSUB231SD
+	VFMSUB231SS
+	VFMSUBADD132PD
+	VFMSUBADD132PS
+	VFMSUBADD213PD
+	VFMSUBADD213PS
+	VFMSUBADD231PD
+	VFMSUBADD231PS
+	VFNMADD132PD
+	VFNMADD132PS
+	VFNMADD132SD
+	VFNMADD132SS
+	VFNMADD213PD
+	VFNMADD213PS
+	VFNMADD213SD
+	VFNMADD213SS
+	VFNMADD231PD
+	VFNMADD231PS
+	VFNMADD231SD
+	VFNMADD231SS
+	VFNMSUB132PD
+	VFNMSUB132PS
+	VFNMSUB132SD
+	VFNMSUB132SS
+	VFNMSUB213PD
+	VFNMSUB213PS
+	VFNMSUB213SD
+	VFNMSUB213SS
+	VFNMSUB231PD
+	VFNMSUB231PS
+	VFNMSUB231SD
+	VFNMSUB231SS
+	VGATHERDPD
+	VGATHERDPS
+	VGATHERQPD
+	VGATHERQPS
+	VHADDPD
+	VHADDPS
+	VHSUBPD
+	VHSUBPS
+	VINSERTF128
+	VINSERTI128
+	VINSERTPS
+	VLDDQU
+	VLDMXCSR
+	VMASKMOVDQU
+	VMASKMOVPD
+	VMASKMOVPS
+	VMAXPD
+	VMAXPS
+	VMAXSD
+	VMAXSS
 	VMCALL
+	VMINPD
+	VMINPS
+	VMINSD
+	VMINSS
 	VMMCALL
+	VMOVAPD
+	VMOVAPS
+	VMOVD
+	VMOVDDUP
+	VMOVDQA
+	VMOVDQU
+	VMOVHLPS
+	VMOVHPD
+	VMOVHPS
+	VMOVLHPS
+	VMOVLPD
+	VMOVLPS
+	VMOVMSKPD
+	VMOVMSKPS
+	VMOVNTDQ
+	VMOVNTDQA
+	VMOVNTPD
+	VMOVNTPS
+	VMOVQ
+	VMOVSD
+	VMOVSHDUP
+	VMOVSLDUP
+	VMOVSS
+	VMOVUPD
+	VMOVUPS
+	VMPSADBW
+	VMULPD
+	VMULPS
+	VMULSD
+	VMULSS
+	VORPD
+	VORPS
+	VPABSB
+	VPABSD
+	VPABSW
+	VPACKSSDW
+	VPACKSSWB
+	VPACKUSDW
+	VPACKUSWB
+	VPADDB
+	VPADDD
+	VPADDQ
+	VPADDSB
+	VPADDSW
+	VPADDUSB
+	VPADDUSW
+	VPADDW
+	VPALIGNR
+	VPAND
+	VPANDN
+	VPAVGB
+	VPAVGW
+	VPBLENDD
+	VPBLENDVB
+	VPBLENDW
+	VPBROADCASTB
+	VPBROADCASTD
+	VPBROADCASTQ
+	VPBROADCASTW
+	VPCLMULQDQ
+	VPCMPEQB
+	VPCMPEQD
+	VPCMPEQQ
+	VPCMPEQW
+	VPCMPESTRI
+	VPCMPESTRM
+	VPCMPGTB
+	VPCMPGTD
+	VPCMPGTQ
+	VPCMPGTW
+	VPCMPISTRI
+	VPCMPISTRM
+	VPERM2F128
+	VPERM2I128
+	VPERMD
+	VPERMILPD
+	VPERMILPS
+	VPERMPD
+	VPERMPS
+	VPERMQ
+	VPEXTRB
+	VPEXTRD
+	VPEXTRQ
+	VPEXTRW
+	VPGATHERDD
+	VPGATHERDQ
+	VPGATHERQD
+	VPGATHERQQ
+	VPHADDD
+	VPHADDSW
+	VPHADDW
+	VPHMINPOSUW
+	VPHSUBD
+	VPHSUBSW
+	VPHSUBW
+	VPINSRB
+	VPINSRD
+	VPINSRQ
+	VPINSRW
+	VPMADDUBSW
+	VPMADDWD
+	VPMASKMOVD
+	VPMASKMOVQ
+	VPMAXSB
+	VPMAXSD
+	VPMAXSW
+	VPMAXUB
+	VPMAXUD
+	VPMAXUW
+	VPMINSB
+	VPMINSD
+	VPMINSW
+	VPMINUB
+	VPMINUD
+	VPMINUW
+	VPMOVMSKB
+	VPMOVSXBD
+	VPMOVSXBQ
+	VPMOVSXBW
+	VPMOVSXDQ
+	VPMOVSXWD
+	VPMOVSXWQ
+	VPMOVZXBD
+	VPMOVZXBQ
+	VPMOVZXBW
+	VPMOVZXDQ
+	VPMOVZXWD
+	VPMOVZXWQ
+	VPMULDQ
+	VPMULHRSW
+	VPMULHUW
+	VPMULHW
+	VPMULLD
+	VPMULLW
+	VPMULUDQ
+	VPOR
+	VPSADBW
+	VPSHUFB
+	VPSHUFD
+	VPSHUFHW
+	VPSHUFLW
+	VPSIGNB
+	VPSIGND
+	VPSIGNW
+	VPSLLD
+	VPSLLDQ
+	VPSLLQ
+	VPSLLVD
+	VPSLLVQ
+	VPSLLW
+	VPSRAD
+	VPSRAVD
+	VPSRAW
+	VPSRLD
+	VPSRLDQ
+	VPSRLQ
+	VPSRLVD
+	VPSRLVQ
+	VPSRLW
+	VPSUBB
+	VPSUBD
+	VPSUBQ
+	VPSUBSB
+	VPSUBSW
+	VPSUBUSB
+	VPSUBUSW
+	VPSUBW
+	VPTEST
+	VPUNPCKHBW
+	VPUNPCKHDQ
+	VPUNPCKHQDQ
+	VPUNPCKHWD
+	VPUNPCKLBW
+	VPUNPCKLDQ
+	VPUNPCKLQDQ
+	VPUNPCKLWD
+	VPXOR
+	VRCPPS
+	VRCPSS
+	VROUNDPD
+	VROUNDPS
+	VROUNDSD
+	VROUNDSS
+	VRSQRTPS
+	VRSQRTSS
+	VSHUFPD
+	VSHUFPS
+	VSQRTPD
+	VSQRTPS
+	VSQRTSD
+	VSQRTSS
+	VSTMXCSR
+	VSUBPD
+	VSUBPS
+	VSUBSD
+	VSUBSS
+	VTESTPD
+	VTESTPS
+	VUCOMISD
+	VUCOMISS
+	VUNPCKHPD
+	VUNPCKHPS
+	VUNPCKLPD
+	VUNPCKLPS
+	VXORPD
+	VXORPS
+	VZEROALL
+	VZEROUPPER
 	WBINVD
 	WRFSBASE
 	WRGSBASE
@@ -554,548 +916,910 @@ const (
 )
 
 var opNames = [NumOps]string{
-	AAA:             "AAA",
-	AAD:             "AAD",
-	AAM:             "AAM",
-	AAS:             "AAS",
-	ADC:             "ADC",
-	ADCX:            "ADCX",
-	ADD:             "ADD",
-	ADDPD:           "ADDPD",
-	ADDPS:           "ADDPS",
-	ADDSD:           "ADDSD",
-	ADDSS:           "ADDSS",
-	ADDSUBPD:        "ADDSUBPD",
-	ADDSUBPS:        "ADDSUBPS",
-	ADOX:            "ADOX",
-	AESDEC:          "AESDEC",
-	AESDECLAST:      "AESDECLAST",
-	AESENC:          "AESENC",
-	AESENCLAST:      "AESENCLAST",
-	AESIMC:          "AESIMC",
-	AESKEYGENASSIST: "AESKEYGENASSIST",
-	AND:             "AND",
-	ANDNPD:          "ANDNPD",
-	ANDNPS:          "ANDNPS",
-	ANDPD:           "ANDPD",
-	ANDPS:           "ANDPS",
-	ARPL:            "ARPL",
-	BLENDPD:         "BLENDPD",
-	BLENDPS:         "BLENDPS",
-	BLENDVPD:        "BLENDVPD",
-	BLENDVPS:        "BLENDVPS",
-	BOUND:           "BOUND",
-	BSF:             "BSF",
-	BSR:             "BSR",
-	BSWAP:           "BSWAP",
-	BT:              "BT",
-	BTC:             "BTC",
-	BTR:             "BTR",
-	BTS:             "BTS",
-	CALL:            "CALL",
-	CALLF:           "CALLF",
-	CBW:             "CBW",
-	CLAC:            "CLAC",
-	CLC:             "CLC",
-	CLD:             "CLD",
-	CLFLUSH:         "CLFLUSH",
-	CLFLUSHOPT:      "CLFLUSHOPT",
-	CLI:             "CLI",
-	CLTS:            "CLTS",
-	CLWB:            "CLWB",
-	CMC:             "CMC",
-	CMOVCC:          "CMOVCC",
-	CMP:             "CMP",
-	CMPPD:           "CMPPD",
-	CMPPS:           "CMPPS",
-	CMPS:            "CMPS",
-	CMPSDX:          "CMPSDX",
-	CMPSS:           "CMPSS",
-	CMPXCHG:         "CMPXCHG",
-	CMPXCHG16B:      "CMPXCHG16B",
-	CMPXCHG8B:       "CMPXCHG8B",
-	COMISD:          "COMISD",
-	COMISS:          "COMISS",
-	CPUID:           "CPUID",
-	CRC32:           "CRC32",
-	CVTDQ2PD:        "CVTDQ2PD",
-	CVTDQ2PS:        "CVTDQ2PS",
-	CVTPD2DQ:        "CVTPD2DQ",
-	CVTPD2PI:        "CVTPD2PI",
-	CVTPD2PS:        "CVTPD2PS",
-	CVTPI2PD:        "CVTPI2PD",
-	CVTPI2PS:        "CVTPI2PS",
-	CVTPS2DQ:        "CVTPS2DQ",
-	CVTPS2PD:        "CVTPS2PD",
-	CVTPS2PI:        "CVTPS2PI",
-	CVTSD2SI:        "CVTSD2SI",
-	CVTSD2SS:        "CVTSD2SS",
-	CVTSI2SD:        "CVTSI2SD",
-	CVTSI2SS:        "CVTSI2SS",
-	CVTSS2SD:        "CVTSS2SD",
-	CVTSS2SI:        "CVTSS2SI",
-	CVTTPD2DQ:       "CVTTPD2DQ",
-	CVTTPD2PI:       "CVTTPD2PI",
-	CVTTPS2DQ:       "CVTTPS2DQ",
-	CVTTPS2PI:       "CVTTPS2PI",
-	CVTTSD2SI:       "CVTTSD2SI",
-	CVTTSS2SI:       "CVTTSS2SI",
-	CWD:             "CWD",
-	DAA:             "DAA",
-	DAS:             "DAS",
-	DEC:             "DEC",
-	DIV:             "DIV",
-	DIVPD:           "DIVPD",
-	DIVPS:           "DIVPS",
-	DIVSD:           "DIVSD",
-	DIVSS:           "DIVSS",
-	DPPD:            "DPPD",
-	DPPS:            "DPPS",
-	EMMS:            "EMMS",
-	ENDBR32:         "ENDBR32",
-	ENDBR64:         "ENDBR64",
-	ENTER:           "ENTER",
-	EXTRACTPS:       "EXTRACTPS",
-	F2XM1:           "F2XM1",
-	FABS:            "FABS",
-	FADD:            "FADD",
-	FADDP:           "FADDP",
-	FBLD:            "FBLD",
-	FBSTP:           "FBSTP",
-	FCHS:            "FCHS",
-	FCMOVB:          "FCMOVB",
-	FCMOVBE:         "FCMOVBE",
-	FCMOVE:          "FCMOVE",
-	FCMOVNB:         "FCMOVNB",
-	FCMOVNBE:        "FCMOVNBE",
-	FCMOVNE:         "FCMOVNE",
-	FCMOVNU:         "FCMOVNU",
-	FCMOVU:          "FCMOVU",
-	FCOM:            "FCOM",
-	FCOMI:           "FCOMI",
-	FCOMIP:          "FCOMIP",
-	FCOMP:           "FCOMP",
-	FCOMPP:          "FCOMPP",
-	FCOS:            "FCOS",
-	FDECSTP:         "FDECSTP",
-	FDIV:            "FDIV",
-	FDIVP:           "FDIVP",
-	FDIVR:           "FDIVR",
-	FDIVRP:          "FDIVRP",
-	FFREE:           "FFREE",
-	FFREEP:          "FFREEP",
-	FIADD:           "FIADD",
-	FICOM:           "FICOM",
-	FICOMP:          "FICOMP",
-	FIDIV:           "FIDIV",
-	FIDIVR:          "FIDIVR",
-	FILD:            "FILD",
-	FIMUL:           "FIMUL",
-	FINCSTP:         "FINCSTP",
-	FIST:            "FIST",
-	FISTP:           "FISTP",
-	FISTTP:          "FISTTP",
-	FISUB:           "FISUB",
-	FISUBR:          "FISUBR",
-	FLD:             "FLD",
-	FLD1:            "FLD1",
-	FLDCW:           "FLDCW",
-	FLDENV:          "FLDENV",
-	FLDL2E:          "FLDL2E",
-	FLDL2T:          "FLDL2T",
-	FLDLG2:          "FLDLG2",
-	FLDLN2:          "FLDLN2",
-	FLDPI:           "FLDPI",
-	FLDZ:            "FLDZ",
-	FMUL:            "FMUL",
-	FMULP:           "FMULP",
-	FNCLEX:          "FNCLEX",
-	FNDISI:          "FNDISI",
-	FNENI:           "FNENI",
-	FNINIT:          "FNINIT",
-	FNOP:            "FNOP",
-	FNSAVE:          "FNSAVE",
-	FNSETPM:         "FNSETPM",
-	FNSTCW:          "FNSTCW",
-	FNSTENV:         "FNSTENV",
-	FNSTSW:          "FNSTSW",
-	FPATAN:          "FPATAN",
-	FPREM:           "FPREM",
-	FPREM1:          "FPREM1",
-	FPTAN:           "FPTAN",
-	FRNDINT:         "FRNDINT",
-	FRSTOR:          "FRSTOR",
-	FSCALE:          "FSCALE",
-	FSIN:            "FSIN",
-	FSINCOS:         "FSINCOS",
-	FSQRT:           "FSQRT",
-	FST:             "FST",
-	FSTP:            "FSTP",
-	FSUB:            "FSUB",
-	FSUBP:           "FSUBP",
-	FSUBR:           "FSUBR",
-	FSUBRP:          "FSUBRP",
-	FTST:            "FTST",
-	FUCOM:           "FUCOM",
-	FUCOMI:          "FUCOMI",
-	FUCOMIP:         "FUCOMIP",
-	FUCOMP:          "FUCOMP",
-	FUCOMPP:         "FUCOMPP",
-	FWAIT:           "FWAIT",
-	FXAM:            "FXAM",
-	FXCH:            "FXCH",
-	FXRSTOR:         "FXRSTOR",
-	FXSAVE:          "FXSAVE",
-	FXTRACT:         "FXTRACT",
-	FYL2X:           "FYL2X",
-	FYL2XP1:         "FYL2XP1",
-	HADDPD:          "HADDPD",
-	HADDPS:          "HADDPS",
-	HLT:             "HLT",
-	HSUBPD:          "HSUBPD",
-	HSUBPS:          "HSUBPS",
-	IDIV:            "IDIV",
-	IMUL:            "IMUL",
-	IN:              "IN",
-	INC:             "INC",
-	INS:             "INS",
-	INSERTPS:        "INSERTPS",
-	INT:             "INT",
-	INT1:            "INT1",
-	INT3:            "INT3",
-	INTO:            "INTO",
-	INVD:            "INVD",
-	INVLPG:          "INVLPG",
-	INVPCID:         "INVPCID",
-	IRET:            "IRET",
-	JCC:             "JCC",
-	JCXZ:            "JCXZ",
-	JMP:             "JMP",
-	JMPF:            "JMPF",
-	LAHF:            "LAHF",
-	LAR:             "LAR",
-	LDDQU:           "LDDQU",
-	LDMXCSR:         "LDMXCSR",
-	LDS:             "LDS",
-	LEA:             "LEA",
-	LEAVE:           "LEAVE",
-	LES:             "LES",
-	LFENCE:          "LFENCE",
-	LFS:             "LFS",
-	LGDT:            "LGDT",
-	LGS:             "LGS",
-	LIDT:            "LIDT",
-	LLDT:            "LLDT",
-	LMSW:            "LMSW",
-	LODS:            "LODS",
-	LOOP:            "LOOP",
-	LOOPE:           "LOOPE",
-	LOOPNE:          "LOOPNE",
-	LSL:             "LSL",
-	LSS:             "LSS",
-	LTR:             "LTR",
-	LZCNT:           "LZCNT",
-	MASKMOVDQU:      "MASKMOVDQU",
-	MASKMOVQ:        "MASKMOVQ",
-	MAXPD:           "MAXPD",
-	MAXPS:           "MAXPS",
-	MAXSD:           "MAXSD",
-	MAXSS:           "MAXSS",
-	MFENCE:          "MFENCE",
-	MINPD:           "MINPD",
-	MINPS:           "MINPS",
-	MINSD:           "MINSD",
-	MINSS:           "MINSS",
-	MONITOR:         "MONITOR",
-	MOV:             "MOV",
-	MOVAPD:          "MOVAPD",
-	MOVAPS:          "MOVAPS",
-	MOVBE:           "MOVBE",
-	MOVCR:           "MOVCR",
-	MOVD:            "MOVD",
-	MOVDDUP:         "MOVDDUP",
-	MOVDQ2Q:         "MOVDQ2Q",
-	MOVDQA:          "MOVDQA",
-	MOVDQU:          "MOVDQU",
-	MOVDR:           "MOVDR",
-	MOVHLPS:         "MOVHLPS",
-	MOVHPD:          "MOVHPD",
-	MOVHPS:          "MOVHPS",
-	MOVLHPS:         "MOVLHPS",
-	MOVLPD:          "MOVLPD",
-	MOVLPS:          "MOVLPS",
-	MOVMSKPD:        "MOVMSKPD",
-	MOVMSKPS:        "MOVMSKPS",
-	MOVNTDQ:         "MOVNTDQ",
-	MOVNTDQA:        "MOVNTDQA",
-	MOVNTI:          "MOVNTI",
-	MOVNTPD:         "MOVNTPD",
-	MOVNTPS:         "MOVNTPS",
-	MOVNTQ:          "MOVNTQ",
-	MOVQ:            "MOVQ",
-	MOVQ2DQ:         "MOVQ2DQ",
-	MOVS:            "MOVS",
-	MOVSDX:          "MOVSDX",
-	MOVSHDUP:        "MOVSHDUP",
-	MOVSLDUP:        "MOVSLDUP",
-	MOVSS:           "MOVSS",
-	MOVSX:           "MOVSX",
-	MOVSXD:          "MOVSXD",
-	MOVUPD:          "MOVUPD",
-	MOVUPS:          "MOVUPS",
-	MOVZX:           "MOVZX",
-	MPSADBW:         "MPSADBW",
-	MUL:             "MUL",
-	MULPD:           "MULPD",
-	MULPS:           "MULPS",
-	MULSD:           "MULSD",
-	MULSS:           "MULSS",
-	MWAIT:           "MWAIT",
-	NEG:             "NEG",
-	NOP:             "NOP",
-	NOT:             "NOT",
-	OR:              "OR",
-	ORPD:            "ORPD",
-	ORPS:            "ORPS",
-	OUT:             "OUT",
-	OUTS:            "OUTS",
-	PABSB:           "PABSB",
-	PABSD:           "PABSD",
-	PABSW:           "PABSW",
-	PACKSSDW:        "PACKSSDW",
-	PACKSSWB:        "PACKSSWB",
-	PACKUSDW:        "PACKUSDW",
-	PACKUSWB:        "PACKUSWB",
-	PADDB:           "PADDB",
-	PADDD:           "PADDD",
-	PADDQ:           "PADDQ",
-	PADDSB:          "PADDSB",
-	PADDSW:          "PADDSW",
-	PADDUSB:         "PADDUSB",
-	PADDUSW:         "PADDUSW",
-	PADDW:           "PADDW",
-	PALIGNR:         "PALIGNR",
-	PAND:            "PAND",
-	PANDN:           "PANDN",
-	PAUSE:           "PAUSE",
-	PAVGB:           "PAVGB",
-	PAVGW:           "PAVGW",
-	PBLENDVB:        "PBLENDVB",
-	PBLENDW:         "PBLENDW",
-	PCLMULQDQ:       "PCLMULQDQ",
-	PCMPEQB:         "PCMPEQB",
-	PCMPEQD:         "PCMPEQD",
-	PCMPEQQ:         "PCMPEQQ",
-	PCMPEQW:         "PCMPEQW",
-	PCMPESTRI:       "PCMPESTRI",
-	PCMPESTRM:       "PCMPESTRM",
-	PCMPGTB:         "PCMPGTB",
-	PCMPGTD:         "PCMPGTD",
-	PCMPGTQ:         "PCMPGTQ",
-	PCMPGTW:         "PCMPGTW",
-	PCMPISTRI:       "PCMPISTRI",
-	PCMPISTRM:       "PCMPISTRM",
-	PEXTRB:          "PEXTRB",
-	PEXTRD:          "PEXTRD",
-	PEXTRQ:          "PEXTRQ",
-	PEXTRW:          "PEXTRW",
-	PHADDD:          "PHADDD",
-	PHADDSW:         "PHADDSW",
-	PHADDW:          "PHADDW",
-	PHMINPOSUW:      "PHMINPOSUW",
-	PHSUBD:          "PHSUBD",
-	PHSUBSW:         "PHSUBSW",
-	PHSUBW:          "PHSUBW",
-	PINSRB:          "PINSRB",
-	PINSRD:          "PINSRD",
-	PINSRQ:          "PINSRQ",
-	PINSRW:          "PINSRW",
-	PMADDUBSW:       "PMADDUBSW",
-	PMADDWD:         "PMADDWD",
-	PMAXSB:          "PMAXSB",
-	PMAXSD:          "PMAXSD",
-	PMAXSW:          "PMAXSW",
-	PMAXUB:          "PMAXUB",
-	PMAXUD:          "PMAXUD",
-	PMAXUW:          "PMAXUW",
-	PMINSB:          "PMINSB",
-	PMINSD:          "PMINSD",
-	PMINSW:          "PMINSW",
-	PMINUB:          "PMINUB",
-	PMINUD:          "PMINUD",
-	PMINUW:          "PMINUW",
-	PMOVMSKB:        "PMOVMSKB",
-	PMOVSXBD:        "PMOVSXBD",
-	PMOVSXBQ:        "PMOVSXBQ",
-	PMOVSXBW:        "PMOVSXBW",
-	PMOVSXDQ:        "PMOVSXDQ",
-	PMOVSXWD:        "PMOVSXWD",
-	PMOVSXWQ:        "PMOVSXWQ",
-	PMOVZXBD:        "PMOVZXBD",
-	PMOVZXBQ:        "PMOVZXBQ",
-	PMOVZXBW:        "PMOVZXBW",
-	PMOVZXDQ:        "PMOVZXDQ",
-	PMOVZXWD:        "PMOVZXWD",
-	PMOVZXWQ:        "PMOVZXWQ",
-	PMULDQ:          "PMULDQ",
-	PMULHRSW:        "PMULHRSW",
-	PMULHUW:         "PMULHUW",
-	PMULHW:          "PMULHW",
-	PMULLD:          "PMULLD",
-	PMULLW:          "PMULLW",
-	PMULUDQ:         "PMULUDQ",
-	POP:             "POP",
-	POPA:            "POPA",
-	POPCNT:          "POPCNT",
-	POPF:            "POPF",
-	POR:             "POR",
-	PREFETCH:        "PREFETCH",
-	PREFETCHNTA:     "PREFETCHNTA",
-	PREFETCHT0:      "PREFETCHT0",
-	PREFETCHT1:      "PREFETCHT1",
-	PREFETCHT2:      "PREFETCHT2",
-	PREFETCHW:       "PREFETCHW",
-	PSADBW:          "PSADBW",
-	PSHUFB:          "PSHUFB",
-	PSHUFD:          "PSHUFD",
-	PSHUFHW:         "PSHUFHW",
-	PSHUFLW:         "PSHUFLW",
-	PSHUFW:          "PSHUFW",
-	PSIGNB:          "PSIGNB",
-	PSIGND:          "PSIGND",
-	PSIGNW:          "PSIGNW",
-	PSLLD:           "PSLLD",
-	PSLLDQ:          "PSLLDQ",
-	PSLLQ:           "PSLLQ",
-	PSLLW:           "PSLLW",
-	PSRAD:           "PSRAD",
-	PSRAW:           "PSRAW",
-	PSRLD:           "PSRLD",
-	PSRLDQ:          "PSRLDQ",
-	PSRLQ:           "PSRLQ",
-	PSRLW:           "PSRLW",
-	PSUBB:           "PSUBB",
-	PSUBD:           "PSUBD",
-	PSUBQ:           "PSUBQ",
-	PSUBSB:          "PSUBSB",
-	PSUBSW:          "PSUBSW",
-	PSUBUSB:         "PSUBUSB",
-	PSUBUSW:         "PSUBUSW",
-	PSUBW:           "PSUBW",
-	PTEST:           "PTEST",
-	PUNPCKHBW:       "PUNPCKHBW",
-	PUNPCKHDQ:       "PUNPCKHDQ",
-	PUNPCKHQDQ:      "PUNPCKHQDQ",
-	PUNPCKHWD:       "PUNPCKHWD",
-	PUNPCKLBW:       "PUNPCKLBW",
-	PUNPCKLDQ:       "PUNPCKLDQ",
-	PUNPCKLQDQ:      "PUNPCKLQDQ",
-	PUNPCKLWD:       "PUNPCKLWD",
-	PUSH:            "PUSH",
-	PUSHA:           "PUSHA",
-	PUSHF:           "PUSHF",
-	PXOR:            "PXOR",
-	RCL:             "RCL",
-	RCPPS:           "RCPPS",
-	RCPSS:           "RCPSS",
-	RCR:             "RCR",
-	RDFSBASE:        "RDFSBASE",
-	RDGSBASE:        "RDGSBASE",
-	RDMSR:           "RDMSR",
-	RDPID:           "RDPID",
-	RDPKRU:          "RDPKRU",
-	RDPMC:           "RDPMC",
-	RDRAND:          "RDRAND",
-	RDSEED:          "RDSEED",
-	RDTSC:           "RDTSC",
-	RDTSCP:          "RDTSCP",
-	RET:             "RET",
-	RETF:            "RETF",
-	ROL:             "ROL",
-	ROR:             "ROR",
-	ROUNDPD:         "ROUNDPD",
-	ROUNDPS:         "ROUNDPS",
-	ROUNDSD:         "ROUNDSD",
-	ROUNDSS:         "ROUNDSS",
-	RSQRTPS:         "RSQRTPS",
-	RSQRTSS:         "RSQRTSS",
-	SAHF:            "SAHF",
-	SALC:            "SALC",
-	SAR:             "SAR",
-	SBB:             "SBB",
-	SCAS:            "SCAS",
-	SETCC:           "SETCC",
-	SFENCE:          "SFENCE",
-	SGDT:            "SGDT",
-	SHA1MSG1:        "SHA1MSG1",
-	SHA1MSG2:        "SHA1MSG2",
-	SHA1NEXTE:       "SHA1NEXTE",
-	SHA1RNDS4:       "SHA1RNDS4",
-	SHA256MSG1:      "SHA256MSG1",
-	SHA256MSG2:      "SHA256MSG2",
-	SHA256RNDS2:     "SHA256RNDS2",
-	SHL:             "SHL",
-	SHLD:            "SHLD",
-	SHR:             "SHR",
-	SHRD:            "SHRD",
-	SHUFPD:          "SHUFPD",
-	SHUFPS:          "SHUFPS",
-	SIDT:            "SIDT",
-	SLDT:            "SLDT",
-	SMSW:            "SMSW",
-	SQRTPD:          "SQRTPD",
-	SQRTPS:          "SQRTPS",
-	SQRTSD:          "SQRTSD",
-	SQRTSS:          "SQRTSS",
-	STAC:            "STAC",
-	STC:             "STC",
-	STD:             "STD",
-	STI:             "STI",
-	STMXCSR:         "STMXCSR",
-	STOS:            "STOS",
-	STR:             "STR",
-	SUB:             "SUB",
-	SUBPD:           "SUBPD",
-	SUBPS:           "SUBPS",
-	SUBSD:           "SUBSD",
-	SUBSS:           "SUBSS",
-	SWAPGS:          "SWAPGS",
-	SYSCALL:         "SYSCALL",
-	SYSENTER:        "SYSENTER",
-	SYSEXIT:         "SYSEXIT",
-	SYSRET:          "SYSRET",
-	TEST:            "TEST",
-	TZCNT:           "TZCNT",
-	UCOMISD:         "UCOMISD",
-	UCOMISS:         "UCOMISS",
-	UD0:             "UD0",
-	UD1:             "UD1",
-	UD2:             "UD2",
-	UNPCKHPD:        "UNPCKHPD",
-	UNPCKHPS:        "UNPCKHPS",
-	UNPCKLPD:        "UNPCKLPD",
-	UNPCKLPS:        "UNPCKLPS",
-	VERR:            "VERR",
-	VERW:            "VERW",
-	VMCALL:          "VMCALL",
-	VMMCALL:         "VMMCALL",
-	WBINVD:          "WBINVD",
-	WRFSBASE:        "WRFSBASE",
-	WRGSBASE:        "WRGSBASE",
-	WRMSR:           "WRMSR",
-	WRPKRU:          "WRPKRU",
-	XADD:            "XADD",
-	XCHG:            "XCHG",
-	XGETBV:          "XGETBV",
-	XLAT:            "XLAT",
-	XOR:             "XOR",
-	XORPD:           "XORPD",
-	XORPS:           "XORPS",
-	XRSTOR:          "XRSTOR",
-	XRSTORS:         "XRSTORS",
-	XSAVE:           "XSAVE",
-	XSAVEC:          "XSAVEC",
-	XSAVEOPT:        "XSAVEOPT",
-	XSAVES:          "XSAVES",
-	XSETBV:          "XSETBV",
+	AAA:              "AAA",
+	AAD:              "AAD",
+	AAM:              "AAM",
+	AAS:              "AAS",
+	ADC:              "ADC",
+	ADCX:             "ADCX",
+	ADD:              "ADD",
+	ADDPD:            "ADDPD",
+	ADDPS:            "ADDPS",
+	ADDSD:            "ADDSD",
+	ADDSS:            "ADDSS",
+	ADDSUBPD:         "ADDSUBPD",
+	ADDSUBPS:         "ADDSUBPS",
+	ADOX:             "ADOX",
+	AESDEC:           "AESDEC",
+	AESDECLAST:       "AESDECLAST",
+	AESENC:           "AESENC",
+	AESENCLAST:       "AESENCLAST",
+	AESIMC:           "AESIMC",
+	AESKEYGENASSIST:  "AESKEYGENASSIST",
+	AND:              "AND",
+	ANDN:             "ANDN",
+	ANDNPD:           "ANDNPD",
+	ANDNPS:           "ANDNPS",
+	ANDPD:            "ANDPD",
+	ANDPS:            "ANDPS",
+	ARPL:             "ARPL",
+	BEXTR:            "BEXTR",
+	BLENDPD:          "BLENDPD",
+	BLENDPS:          "BLENDPS",
+	BLENDVPD:         "BLENDVPD",
+	BLENDVPS:         "BLENDVPS",
+	BLSI:             "BLSI",
+	BLSMSK:           "BLSMSK",
+	BLSR:             "BLSR",
+	BOUND:            "BOUND",
+	BSF:              "BSF",
+	BSR:              "BSR",
+	BSWAP:            "BSWAP",
+	BT:               "BT",
+	BTC:              "BTC",
+	BTR:              "BTR",
+	BTS:              "BTS",
+	BZHI:             "BZHI",
+	CALL:             "CALL",
+	CALLF:            "CALLF",
+	CBW:              "CBW",
+	CLAC:             "CLAC",
+	CLC:              "CLC",
+	CLD:              "CLD",
+	CLFLUSH:          "CLFLUSH",
+	CLFLUSHOPT:       "CLFLUSHOPT",
+	CLI:              "CLI",
+	CLTS:             "CLTS",
+	CLWB:             "CLWB",
+	CMC:              "CMC",
+	CMOVCC:           "CMOVCC",
+	CMP:              "CMP",
+	CMPPD:            "CMPPD",
+	CMPPS:            "CMPPS",
+	CMPS:             "CMPS",
+	CMPSDX:           "CMPSDX",
+	CMPSS:            "CMPSS",
+	CMPXCHG:          "CMPXCHG",
+	CMPXCHG16B:       "CMPXCHG16B",
+	CMPXCHG8B:        "CMPXCHG8B",
+	COMISD:           "COMISD",
+	COMISS:           "COMISS",
+	CPUID:            "CPUID",
+	CRC32:            "CRC32",
+	CVTDQ2PD:         "CVTDQ2PD",
+	CVTDQ2PS:         "CVTDQ2PS",
+	CVTPD2DQ:         "CVTPD2DQ",
+	CVTPD2PI:         "CVTPD2PI",
+	CVTPD2PS:         "CVTPD2PS",
+	CVTPI2PD:         "CVTPI2PD",
+	CVTPI2PS:         "CVTPI2PS",
+	CVTPS2DQ:         "CVTPS2DQ",
+	CVTPS2PD:         "CVTPS2PD",
+	CVTPS2PI:         "CVTPS2PI",
+	CVTSD2SI:         "CVTSD2SI",
+	CVTSD2SS:         "CVTSD2SS",
+	CVTSI2SD:         "CVTSI2SD",
+	CVTSI2SS:         "CVTSI2SS",
+	CVTSS2SD:         "CVTSS2SD",
+	CVTSS2SI:         "CVTSS2SI",
+	CVTTPD2DQ:        "CVTTPD2DQ",
+	CVTTPD2PI:        "CVTTPD2PI",
+	CVTTPS2DQ:        "CVTTPS2DQ",
+	CVTTPS2PI:        "CVTTPS2PI",
+	CVTTSD2SI:        "CVTTSD2SI",
+	CVTTSS2SI:        "CVTTSS2SI",
+	CWD:              "CWD",
+	DAA:              "DAA",
+	DAS:              "DAS",
+	DEC:              "DEC",
+	DIV:              "DIV",
+	DIVPD:            "DIVPD",
+	DIVPS:            "DIVPS",
+	DIVSD:            "DIVSD",
+	DIVSS:            "DIVSS",
+	DPPD:             "DPPD",
+	DPPS:             "DPPS",
+	EMMS:             "EMMS",
+	ENDBR32:          "ENDBR32",
+	ENDBR64:          "ENDBR64",
+	ENTER:            "ENTER",
+	EXTRACTPS:        "EXTRACTPS",
+	F2XM1:            "F2XM1",
+	FABS:             "FABS",
+	FADD:             "FADD",
+	FADDP:            "FADDP",
+	FBLD:             "FBLD",
+	FBSTP:            "FBSTP",
+	FCHS:             "FCHS",
+	FCMOVB:           "FCMOVB",
+	FCMOVBE:          "FCMOVBE",
+	FCMOVE:           "FCMOVE",
+	FCMOVNB:          "FCMOVNB",
+	FCMOVNBE:         "FCMOVNBE",
+	FCMOVNE:          "FCMOVNE",
+	FCMOVNU:          "FCMOVNU",
+	FCMOVU:           "FCMOVU",
+	FCOM:             "FCOM",
+	FCOMI:            "FCOMI",
+	FCOMIP:           "FCOMIP",
+	FCOMP:            "FCOMP",
+	FCOMPP:           "FCOMPP",
+	FCOS:             "FCOS",
+	FDECSTP:          "FDECSTP",
+	FDIV:             "FDIV",
+	FDIVP:            "FDIVP",
+	FDIVR:            "FDIVR",
+	FDIVRP:           "FDIVRP",
+	FFREE:            "FFREE",
+	FFREEP:           "FFREEP",
+	FIADD:            "FIADD",
+	FICOM:            "FICOM",
+	FICOMP:           "FICOMP",
+	FIDIV:            "FIDIV",
+	FIDIVR:           "FIDIVR",
+	FILD:             "FILD",
+	FIMUL:            "FIMUL",
+	FINCSTP:          "FINCSTP",
+	FIST:             "FIST",
+	FISTP:            "FISTP",
+	FISTTP:           "FISTTP",
+	FISUB:            "FISUB",
+	FISUBR:           "FISUBR",
+	FLD:              "FLD",
+	FLD1:             "FLD1",
+	FLDCW:            "FLDCW",
+	FLDENV:           "FLDENV",
+	FLDL2E:           "FLDL2E",
+	FLDL2T:           "FLDL2T",
+	FLDLG2:           "FLDLG2",
+	FLDLN2:           "FLDLN2",
+	FLDPI:            "FLDPI",
+	FLDZ:             "FLDZ",
+	FMUL:             "FMUL",
+	FMULP:            "FMULP",
+	FNCLEX:           "FNCLEX",
+	FNDISI:           "FNDISI",
+	FNENI:            "FNENI",
+	FNINIT:           "FNINIT",
+	FNOP:             "FNOP",
+	FNSAVE:           "FNSAVE",
+	FNSETPM:          "FNSETPM",
+	FNSTCW:           "FNSTCW",
+	FNSTENV:          "FNSTENV",
+	FNSTSW:           "FNSTSW",
+	FPATAN:           "FPATAN",
+	FPREM:            "FPREM",
+	FPREM1:           "FPREM1",
+	FPTAN:            "FPTAN",
+	FRNDINT:          "FRNDINT",
+	FRSTOR:           "FRSTOR",
+	FSCALE:           "FSCALE",
+	FSIN:             "FSIN",
+	FSINCOS:          "FSINCOS",
+	FSQRT:            "FSQRT",
+	FST:              "FST",
+	FSTP:             "FSTP",
+	FSUB:             "FSUB",
+	FSUBP:            "FSUBP",
+	FSUBR:            "FSUBR",
+	FSUBRP:           "FSUBRP",
+	FTST:             "FTST",
+	FUCOM:            "FUCOM",
+	FUCOMI:           "FUCOMI",
+	FUCOMIP:          "FUCOMIP",
+	FUCOMP:           "FUCOMP",
+	FUCOMPP:          "FUCOMPP",
+	FWAIT:            "FWAIT",
+	FXAM:             "FXAM",
+	FXCH:             "FXCH",
+	FXRSTOR:          "FXRSTOR",
+	FXSAVE:           "FXSAVE",
+	FXTRACT:          "FXTRACT",
+	FYL2X:            "FYL2X",
+	FYL2XP1:          "FYL2XP1",
+	HADDPD:           "HADDPD",
+	HADDPS:           "HADDPS",
+	HLT:              "HLT",
+	HSUBPD:           "HSUBPD",
+	HSUBPS:           "HSUBPS",
+	IDIV:             "IDIV",
+	IMUL:             "IMUL",
+	IN:               "IN",
+	INC:              "INC",
+	INS:              "INS",
+	INSERTPS:         "INSERTPS",
+	INT:              "INT",
+	INT1:             "INT1",
+	INT3:             "INT3",
+	INTO:             "INTO",
+	INVD:             "INVD",
+	INVLPG:           "INVLPG",
+	INVPCID:          "INVPCID",
+	IRET:             "IRET",
+	JCC:              "JCC",
+	JCXZ:             "JCXZ",
+	JMP:              "JMP",
+	JMPF:             "JMPF",
+	LAHF:             "LAHF",
+	LAR:              "LAR",
+	LDDQU:            "LDDQU",
+	LDMXCSR:          "LDMXCSR",
+	LDS:              "LDS",
+	LEA:              "LEA",
+	LEAVE:            "LEAVE",
+	LES:              "LES",
+	LFENCE:           "LFENCE",
+	LFS:              "LFS",
+	LGDT:             "LGDT",
+	LGS:              "LGS",
+	LIDT:             "LIDT",
+	LLDT:             "LLDT",
+	LMSW:             "LMSW",
+	LODS:             "LODS",
+	LOOP:             "LOOP",
+	LOOPE:            "LOOPE",
+	LOOPNE:           "LOOPNE",
+	LSL:              "LSL",
+	LSS:              "LSS",
+	LTR:              "LTR",
+	LZCNT:            "LZCNT",
+	MASKMOVDQU:       "MASKMOVDQU",
+	MASKMOVQ:         "MASKMOVQ",
+	MAXPD:            "MAXPD",
+	MAXPS:            "MAXPS",
+	MAXSD:            "MAXSD",
+	MAXSS:            "MAXSS",
+	MFENCE:           "MFENCE",
+	MINPD:            "MINPD",
+	MINPS:            "MINPS",
+	MINSD:            "MINSD",
+	MINSS:            "MINSS",
+	MONITOR:          "MONITOR",
+	MOV:              "MOV",
+	MOVAPD:           "MOVAPD",
+	MOVAPS:           "MOVAPS",
+	MOVBE:            "MOVBE",
+	MOVCR:            "MOVCR",
+	MOVD:             "MOVD",
+	MOVDDUP:          "MOVDDUP",
+	MOVDQ2Q:          "MOVDQ2Q",
+	MOVDQA:           "MOVDQA",
+	MOVDQU:           "MOVDQU",
+	MOVDR:            "MOVDR",
+	MOVHLPS:          "MOVHLPS",
+	MOVHPD:           "MOVHPD",
+	MOVHPS:           "MOVHPS",
+	MOVLHPS:          "MOVLHPS",
+	MOVLPD:           "MOVLPD",
+	MOVLPS:           "MOVLPS",
+	MOVMSKPD:         "MOVMSKPD",
+	MOVMSKPS:         "MOVMSKPS",
+	MOVNTDQ:          "MOVNTDQ",
+	MOVNTDQA:         "MOVNTDQA",
+	MOVNTI:           "MOVNTI",
+	MOVNTPD:          "MOVNTPD",
+	MOVNTPS:          "MOVNTPS",
+	MOVNTQ:           "MOVNTQ",
+	MOVQ:             "MOVQ",
+	MOVQ2DQ:          "MOVQ2DQ",
+	MOVS:             "MOVS",
+	MOVSDX:           "MOVSDX",
+	MOVSHDUP:         "MOVSHDUP",
+	MOVSLDUP:         "MOVSLDUP",
+	MOVSS:            "MOVSS",
+	MOVSX:            "MOVSX",
+	MOVSXD:           "MOVSXD",
+	MOVUPD:           "MOVUPD",
+	MOVUPS:           "MOVUPS",
+	MOVZX:            "MOVZX",
+	MPSADBW:          "MPSADBW",
+	MUL:              "MUL",
+	MULPD:            "MULPD",
+	MULPS:            "MULPS",
+	MULSD:            "MULSD",
+	MULSS:            "MULSS",
+	MULX:             "MULX",
+	MWAIT:            "MWAIT",
+	NEG:              "NEG",
+	NOP:              "NOP",
+	NOT:              "NOT",
+	OR:               "OR",
+	ORPD:             "ORPD",
+	ORPS:             "ORPS",
+	OUT:              "OUT",
+	OUTS:             "OUTS",
+	PABSB:            "PABSB",
+	PABSD:            "PABSD",
+	PABSW:            "PABSW",
+	PACKSSDW:         "PACKSSDW",
+	PACKSSWB:         "PACKSSWB",
+	PACKUSDW:         "PACKUSDW",
+	PACKUSWB:         "PACKUSWB",
+	PADDB:            "PADDB",
+	PADDD:            "PADDD",
+	PADDQ:            "PADDQ",
+	PADDSB:           "PADDSB",
+	PADDSW:           "PADDSW",
+	PADDUSB:          "PADDUSB",
+	PADDUSW:          "PADDUSW",
+	PADDW:            "PADDW",
+	PALIGNR:          "PALIGNR",
+	PAND:             "PAND",
+	PANDN:            "PANDN",
+	PAUSE:            "PAUSE",
+	PAVGB:            "PAVGB",
+	PAVGW:            "PAVGW",
+	PBLENDVB:         "PBLENDVB",
+	PBLENDW:          "PBLENDW",
+	PCLMULQDQ:        "PCLMULQDQ",
+	PCMPEQB:          "PCMPEQB",
+	PCMPEQD:          "PCMPEQD",
+	PCMPEQQ:          "PCMPEQQ",
+	PCMPEQW:          "PCMPEQW",
+	PCMPESTRI:        "PCMPESTRI",
+	PCMPESTRM:        "PCMPESTRM",
+	PCMPGTB:          "PCMPGTB",
+	PCMPGTD:          "PCMPGTD",
+	PCMPGTQ:          "PCMPGTQ",
+	PCMPGTW:          "PCMPGTW",
+	PCMPISTRI:        "PCMPISTRI",
+	PCMPISTRM:        "PCMPISTRM",
+	PDEP:             "PDEP",
+	PEXT:             "PEXT",
+	PEXTRB:           "PEXTRB",
+	PEXTRD:           "PEXTRD",
+	PEXTRQ:           "PEXTRQ",
+	PEXTRW:           "PEXTRW",
+	PHADDD:           "PHADDD",
+	PHADDSW:          "PHADDSW",
+	PHADDW:           "PHADDW",
+	PHMINPOSUW:       "PHMINPOSUW",
+	PHSUBD:           "PHSUBD",
+	PHSUBSW:          "PHSUBSW",
+	PHSUBW:           "PHSUBW",
+	PINSRB:           "PINSRB",
+	PINSRD:           "PINSRD",
+	PINSRQ:           "PINSRQ",
+	PINSRW:           "PINSRW",
+	PMADDUBSW:        "PMADDUBSW",
+	PMADDWD:          "PMADDWD",
+	PMAXSB:           "PMAXSB",
+	PMAXSD:           "PMAXSD",
+	PMAXSW:           "PMAXSW",
+	PMAXUB:           "PMAXUB",
+	PMAXUD:           "PMAXUD",
+	PMAXUW:           "PMAXUW",
+	PMINSB:           "PMINSB",
+	PMINSD:           "PMINSD",
+	PMINSW:           "PMINSW",
+	PMINUB:           "PMINUB",
+	PMINUD:           "PMINUD",
+	PMINUW:           "PMINUW",
+	PMOVMSKB:         "PMOVMSKB",
+	PMOVSXBD:         "PMOVSXBD",
+	PMOVSXBQ:         "PMOVSXBQ",
+	PMOVSXBW:         "PMOVSXBW",
+	PMOVSXDQ:         "PMOVSXDQ",
+	PMOVSXWD:         "PMOVSXWD",
+	PMOVSXWQ:         "PMOVSXWQ",
+	PMOVZXBD:         "PMOVZXBD",
+	PMOVZXBQ:         "PMOVZXBQ",
+	PMOVZXBW:         "PMOVZXBW",
+	PMOVZXDQ:         "PMOVZXDQ",
+	PMOVZXWD:         "PMOVZXWD",
+	PMOVZXWQ:         "PMOVZXWQ",
+	PMULDQ:           "PMULDQ",
+	PMULHRSW:         "PMULHRSW",
+	PMULHUW:          "PMULHUW",
+	PMULHW:           "PMULHW",
+	PMULLD:           "PMULLD",
+	PMULLW:           "PMULLW",
+	PMULUDQ:          "PMULUDQ",
+	POP:              "POP",
+	POPA:             "POPA",
+	POPCNT:           "POPCNT",
+	POPF:             "POPF",
+	POR:              "POR",
+	PREFETCH:         "PREFETCH",
+	PREFETCHNTA:      "PREFETCHNTA",
+	PREFETCHT0:       "PREFETCHT0",
+	PREFETCHT1:       "PREFETCHT1",
+	PREFETCHT2:       "PREFETCHT2",
+	PREFETCHW:        "PREFETCHW",
+	PSADBW:           "PSADBW",
+	PSHUFB:           "PSHUFB",
+	PSHUFD:           "PSHUFD",
+	PSHUFHW:          "PSHUFHW",
+	PSHUFLW:          "PSHUFLW",
+	PSHUFW:           "PSHUFW",
+	PSIGNB:           "PSIGNB",
+	PSIGND:           "PSIGND",
+	PSIGNW:           "PSIGNW",
+	PSLLD:            "PSLLD",
+	PSLLDQ:           "PSLLDQ",
+	PSLLQ:            "PSLLQ",
+	PSLLW:            "PSLLW",
+	PSRAD:            "PSRAD",
+	PSRAW:            "PSRAW",
+	PSRLD:            "PSRLD",
+	PSRLDQ:           "PSRLDQ",
+	PSRLQ:            "PSRLQ",
+	PSRLW:            "PSRLW",
+	PSUBB:            "PSUBB",
+	PSUBD:            "PSUBD",
+	PSUBQ:            "PSUBQ",
+	PSUBSB:           "PSUBSB",
+	PSUBSW:           "PSUBSW",
+	PSUBUSB:          "PSUBUSB",
+	PSUBUSW:          "PSUBUSW",
+	PSUBW:            "PSUBW",
+	PTEST:            "PTEST",
+	PUNPCKHBW:        "PUNPCKHBW",
+	PUNPCKHDQ:        "PUNPCKHDQ",
+	PUNPCKHQDQ:       "PUNPCKHQDQ",
+	PUNPCKHWD:        "PUNPCKHWD",
+	PUNPCKLBW:        "PUNPCKLBW",
+	PUNPCKLDQ:        "PUNPCKLDQ",
+	PUNPCKLQDQ:       "PUNPCKLQDQ",
+	PUNPCKLWD:        "PUNPCKLWD",
+	PUSH:             "PUSH",
+	PUSHA:            "PUSHA",
+	PUSHF:            "PUSHF",
+	PXOR:             "PXOR",
+	RCL:              "RCL",
+	RCPPS:            "RCPPS",
+	RCPSS:            "RCPSS",
+	RCR:              "RCR",
+	RDFSBASE:         "RDFSBASE",
+	RDGSBASE:         "RDGSBASE",
+	RDMSR:            "RDMSR",
+	RDPID:            "RDPID",
+	RDPKRU:           "RDPKRU",
+	RDPMC:            "RDPMC",
+	RDRAND:           "RDRAND",
+	RDSEED:           "RDSEED",
+	RDTSC:            "RDTSC",
+	RDTSCP:           "RDTSCP",
+	RET:              "RET",
+	RETF:             "RETF",
+	ROL:              "ROL",
+	ROR:              "ROR",
+	RORX:             "RORX",
+	ROUNDPD:          "ROUNDPD",
+	ROUNDPS:          "ROUNDPS",
+	ROUNDSD:          "ROUNDSD",
+	ROUNDSS:          "ROUNDSS",
+	RSQRTPS:          "RSQRTPS",
+	RSQRTSS:          "RSQRTSS",
+	SAHF:             "SAHF",
+	SALC:             "SALC",
+	SAR:              "SAR",
+	SARX:             "SARX",
+	SBB:              "SBB",
+	SCAS:             "SCAS",
+	SETCC:            "SETCC",
+	SFENCE:           "SFENCE",
+	SGDT:             "SGDT",
+	SHA1MSG1:         "SHA1MSG1",
+	SHA1MSG2:         "SHA1MSG2",
+	SHA1NEXTE:        "SHA1NEXTE",
+	SHA1RNDS4:        "SHA1RNDS4",
+	SHA256MSG1:       "SHA256MSG1",
+	SHA256MSG2:       "SHA256MSG2",
+	SHA256RNDS2:      "SHA256RNDS2",
+	SHL:              "SHL",
+	SHLD:             "SHLD",
+	SHLX:             "SHLX",
+	SHR:              "SHR",
+	SHRD:             "SHRD",
+	SHRX:             "SHRX",
+	SHUFPD:           "SHUFPD",
+	SHUFPS:           "SHUFPS",
+	SIDT:             "SIDT",
+	SLDT:             "SLDT",
+	SMSW:             "SMSW",
+	SQRTPD:           "SQRTPD",
+	SQRTPS:           "SQRTPS",
+	SQRTSD:           "SQRTSD",
+	SQRTSS:           "SQRTSS",
+	STAC:             "STAC",
+	STC:              "STC",
+	STD:              "STD",
+	STI:              "STI",
+	STMXCSR:          "STMXCSR",
+	STOS:             "STOS",
+	STR:              "STR",
+	SUB:              "SUB",
+	SUBPD:            "SUBPD",
+	SUBPS:            "SUBPS",
+	SUBSD:            "SUBSD",
+	SUBSS:            "SUBSS",
+	SWAPGS:           "SWAPGS",
+	SYSCALL:          "SYSCALL",
+	SYSENTER:         "SYSENTER",
+	SYSEXIT:          "SYSEXIT",
+	SYSRET:           "SYSRET",
+	TEST:             "TEST",
+	TZCNT:            "TZCNT",
+	UCOMISD:          "UCOMISD",
+	UCOMISS:          "UCOMISS",
+	UD0:              "UD0",
+	UD1:              "UD1",
+	UD2:              "UD2",
+	UNPCKHPD:         "UNPCKHPD",
+	UNPCKHPS:         "UNPCKHPS",
+	UNPCKLPD:         "UNPCKLPD",
+	UNPCKLPS:         "UNPCKLPS",
+	VADDPD:           "VADDPD",
+	VADDPS:           "VADDPS",
+	VADDSD:           "VADDSD",
+	VADDSS:           "VADDSS",
+	VADDSUBPD:        "VADDSUBPD",
+	VADDSUBPS:        "VADDSUBPS",
+	VAESDEC:          "VAESDEC",
+	VAESDECLAST:      "VAESDECLAST",
+	VAESENC:          "VAESENC",
+	VAESENCLAST:      "VAESENCLAST",
+	VAESIMC:          "VAESIMC",
+	VAESKEYGENASSIST: "VAESKEYGENASSIST",
+	VANDNPD:          "VANDNPD",
+	VANDNPS:          "VANDNPS",
+	VANDPD:           "VANDPD",
+	VANDPS:           "VANDPS",
+	VBLENDPD:         "VBLENDPD",
+	VBLENDPS:         "VBLENDPS",
+	VBLENDVPD:        "VBLENDVPD",
+	VBLENDVPS:        "VBLENDVPS",
+	VBROADCASTF128:   "VBROADCASTF128",
+	VBROADCASTI128:   "VBROADCASTI128",
+	VBROADCASTSD:     "VBROADCASTSD",
+	VBROADCASTSS:     "VBROADCASTSS",
+	VCMPPD:           "VCMPPD",
+	VCMPPS:           "VCMPPS",
+	VCMPSD:           "VCMPSD",
+	VCMPSS:           "VCMPSS",
+	VCOMISD:          "VCOMISD",
+	VCOMISS:          "VCOMISS",
+	VCVTDQ2PD:        "VCVTDQ2PD",
+	VCVTDQ2PS:        "VCVTDQ2PS",
+	VCVTPD2DQ:        "VCVTPD2DQ",
+	VCVTPD2PS:        "VCVTPD2PS",
+	VCVTPH2PS:        "VCVTPH2PS",
+	VCVTPS2DQ:        "VCVTPS2DQ",
+	VCVTPS2PD:        "VCVTPS2PD",
+	VCVTPS2PH:        "VCVTPS2PH",
+	VCVTSD2SI:        "VCVTSD2SI",
+	VCVTSD2SS:        "VCVTSD2SS",
+	VCVTSI2SD:        "VCVTSI2SD",
+	VCVTSI2SS:        "VCVTSI2SS",
+	VCVTSS2SD:        "VCVTSS2SD",
+	VCVTSS2SI:        "VCVTSS2SI",
+	VCVTTPD2DQ:       "VCVTTPD2DQ",
+	VCVTTPS2DQ:       "VCVTTPS2DQ",
+	VCVTTSD2SI:       "VCVTTSD2SI",
+	VCVTTSS2SI:       "VCVTTSS2SI",
+	VDIVPD:           "VDIVPD",
+	VDIVPS:           "VDIVPS",
+	VDIVSD:           "VDIVSD",
+	VDIVSS:           "VDIVSS",
+	VDPPD:            "VDPPD",
+	VDPPS:            "VDPPS",
+	VERR:             "VERR",
+	VERW:             "VERW",
+	VEXTRACTF128:     "VEXTRACTF128",
+	VEXTRACTI128:     "VEXTRACTI128",
+	VEXTRACTPS:       "VEXTRACTPS",
+	VFMADD132PD:      "VFMADD132PD",
+	VFMADD132PS:      "VFMADD132PS",
+	VFMADD132SD:      "VFMADD132SD",
+	VFMADD132SS:      "VFMADD132SS",
+	VFMADD213PD:      "VFMADD213PD",
+	VFMADD213PS:      "VFMADD213PS",
+	VFMADD213SD:      "VFMADD213SD",
+	VFMADD213SS:      "VFMADD213SS",
+	VFMADD231PD:      "VFMADD231PD",
+	VFMADD231PS:      "VFMADD231PS",
+	VFMADD231SD:      "VFMADD231SD",
+	VFMADD231SS:      "VFMADD231SS",
+	VFMADDSUB132PD:   "VFMADDSUB132PD",
+	VFMADDSUB132PS:   "VFMADDSUB132PS",
+	VFMADDSUB213PD:   "VFMADDSUB213PD",
+	VFMADDSUB213PS:   "VFMADDSUB213PS",
+	VFMADDSUB231PD:   "VFMADDSUB231PD",
+	VFMADDSUB231PS:   "VFMADDSUB231PS",
+	VFMSUB132PD:      "VFMSUB132PD",
+	VFMSUB132PS:      "VFMSUB132PS",
+	VFMSUB132SD:      "VFMSUB132SD",
+	VFMSUB132SS:      "VFMSUB132SS",
+	VFMSUB213PD:      "VFMSUB213PD",
+	VFMSUB213PS:      "VFMSUB213PS",
+	VFMSUB213SD:      "VFMSUB213SD",
+	VFMSUB213SS:      "VFMSUB213SS",
+	VFMSUB231PD:      "VFMSUB231PD",
+	VFMSUB231PS:      "VFMSUB231PS",
+	VFMSUB231SD:      "VFMSUB231SD",
+	VFMSUB231SS:      "VFMSUB231SS",
+	VFMSUBADD132PD:   "VFMSUBADD132PD",
+	VFMSUBADD132PS:   "VFMSUBADD132PS",
+	VFMSUBADD213PD:   "VFMSUBADD213PD",
+	VFMSUBADD213PS:   "VFMSUBADD213PS",
+	VFMSUBADD231PD:   "VFMSUBADD231PD",
+	VFMSUBADD231PS:   "VFMSUBADD231PS",
+	VFNMADD132PD:     "VFNMADD132PD",
+	VFNMADD132PS:     "VFNMADD132PS",
+	VFNMADD132SD:     "VFNMADD132SD",
+	VFNMADD132SS:     "VFNMADD132SS",
+	VFNMADD213PD:     "VFNMADD213PD",
+	VFNMADD213PS:     "VFNMADD213PS",
+	VFNMADD213SD:     "VFNMADD213SD",
+	VFNMADD213SS:     "VFNMADD213SS",
+	VFNMADD231PD:     "VFNMADD231PD",
+	VFNMADD231PS:     "VFNMADD231PS",
+	VFNMADD231SD:     "VFNMADD231SD",
+	VFNMADD231SS:     "VFNMADD231SS",
+	VFNMSUB132PD:     "VFNMSUB132PD",
+	VFNMSUB132PS:     "VFNMSUB132PS",
+	VFNMSUB132SD:     "VFNMSUB132SD",
+	VFNMSUB132SS:     "VFNMSUB132SS",
+	VFNMSUB213PD:     "VFNMSUB213PD",
+	VFNMSUB213PS:     "VFNMSUB213PS",
+	VFNMSUB213SD:     "VFNMSUB213SD",
+	VFNMSUB213SS:     "VFNMSUB213SS",
+	VFNMSUB231PD:     "VFNMSUB231PD",
+	VFNMSUB231PS:     "VFNMSUB231PS",
+	VFNMSUB231SD:     "VFNMSUB231SD",
+	VFNMSUB231SS:     "VFNMSUB231SS",
+	VGATHERDPD:       "VGATHERDPD",
+	VGATHERDPS:       "VGATHERDPS",
+	VGATHERQPD:       "VGATHERQPD",
+	VGATHERQPS:       "VGATHERQPS",
+	VHADDPD:          "VHADDPD",
+	VHADDPS:          "VHADDPS",
+	VHSUBPD:          "VHSUBPD",
+	VHSUBPS:          "VHSUBPS",
+	VINSERTF128:      "VINSERTF128",
+	VINSERTI128:      "VINSERTI128",
+	VINSERTPS:        "VINSERTPS",
+	VLDDQU:           "VLDDQU",
+	VLDMXCSR:         "VLDMXCSR",
+	VMASKMOVDQU:      "VMASKMOVDQU",
+	VMASKMOVPD:       "VMASKMOVPD",
+	VMASKMOVPS:       "VMASKMOVPS",
+	VMAXPD:           "VMAXPD",
+	VMAXPS:           "VMAXPS",
+	VMAXSD:           "VMAXSD",
+	VMAXSS:           "VMAXSS",
+	VMCALL:           "VMCALL",
+	VMINPD:           "VMINPD",
+	VMINPS:           "VMINPS",
+	VMINSD:           "VMINSD",
+	VMINSS:           "VMINSS",
+	VMMCALL:          "VMMCALL",
+	VMOVAPD:          "VMOVAPD",
+	VMOVAPS:          "VMOVAPS",
+	VMOVD:            "VMOVD",
+	VMOVDDUP:         "VMOVDDUP",
+	VMOVDQA:          "VMOVDQA",
+	VMOVDQU:          "VMOVDQU",
+	VMOVHLPS:         "VMOVHLPS",
+	VMOVHPD:          "VMOVHPD",
+	VMOVHPS:          "VMOVHPS",
+	VMOVLHPS:         "VMOVLHPS",
+	VMOVLPD:          "VMOVLPD",
+	VMOVLPS:          "VMOVLPS",
+	VMOVMSKPD:        "VMOVMSKPD",
+	VMOVMSKPS:        "VMOVMSKPS",
+	VMOVNTDQ:         "VMOVNTDQ",
+	VMOVNTDQA:        "VMOVNTDQA",
+	VMOVNTPD:         "VMOVNTPD",
+	VMOVNTPS:         "VMOVNTPS",
+	VMOVQ:            "VMOVQ",
+	VMOVSD:           "VMOVSD",
+	VMOVSHDUP:        "VMOVSHDUP",
+	VMOVSLDUP:        "VMOVSLDUP",
+	VMOVSS:           "VMOVSS",
+	VMOVUPD:          "VMOVUPD",
+	VMOVUPS:          "VMOVUPS",
+	VMPSADBW:         "VMPSADBW",
+	VMULPD:           "VMULPD",
+	VMULPS:           "VMULPS",
+	VMULSD:           "VMULSD",
+	VMULSS:           "VMULSS",
+	VORPD:            "VORPD",
+	VORPS:            "VORPS",
+	VPABSB:           "VPABSB",
+	VPABSD:           "VPABSD",
+	VPABSW:           "VPABSW",
+	VPACKSSDW:        "VPACKSSDW",
+	VPACKSSWB:        "VPACKSSWB",
+	VPACKUSDW:        "VPACKUSDW",
+	VPACKUSWB:        "VPACKUSWB",
+	VPADDB:           "VPADDB",
+	VPADDD:           "VPADDD",
+	VPADDQ:           "VPADDQ",
+	VPADDSB:          "VPADDSB",
+	VPADDSW:          "VPADDSW",
+	VPADDUSB:         "VPADDUSB",
+	VPADDUSW:         "VPADDUSW",
+	VPADDW:           "VPADDW",
+	VPALIGNR:         "VPALIGNR",
+	VPAND:            "VPAND",
+	VPANDN:           "VPANDN",
+	VPAVGB:           "VPAVGB",
+	VPAVGW:           "VPAVGW",
+	VPBLENDD:         "VPBLENDD",
+	VPBLENDVB:        "VPBLENDVB",
+	VPBLENDW:         "VPBLENDW",
+	VPBROADCASTB:     "VPBROADCASTB",
+	VPBROADCASTD:     "VPBROADCASTD",
+	VPBROADCASTQ:     "VPBROADCASTQ",
+	VPBROADCASTW:     "VPBROADCASTW",
+	VPCLMULQDQ:       "VPCLMULQDQ",
+	VPCMPEQB:         "VPCMPEQB",
+	VPCMPEQD:         "VPCMPEQD",
+	VPCMPEQQ:         "VPCMPEQQ",
+	VPCMPEQW:         "VPCMPEQW",
+	VPCMPESTRI:       "VPCMPESTRI",
+	VPCMPESTRM:       "VPCMPESTRM",
+	VPCMPGTB:         "VPCMPGTB",
+	VPCMPGTD:         "VPCMPGTD",
+	VPCMPGTQ:         "VPCMPGTQ",
+	VPCMPGTW:         "VPCMPGTW",
+	VPCMPISTRI:       "VPCMPISTRI",
+	VPCMPISTRM:       "VPCMPISTRM",
+	VPERM2F128:       "VPERM2F128",
+	VPERM2I128:       "VPERM2I128",
+	VPERMD:           "VPERMD",
+	VPERMILPD:        "VPERMILPD",
+	VPERMILPS:        "VPERMILPS",
+	VPERMPD:          "VPERMPD",
+	VPERMPS:          "VPERMPS",
+	VPERMQ:           "VPERMQ",
+	VPEXTRB:          "VPEXTRB",
+	VPEXTRD:          "VPEXTRD",
+	VPEXTRQ:          "VPEXTRQ",
+	VPEXTRW:          "VPEXTRW",
+	VPGATHERDD:       "VPGATHERDD",
+	VPGATHERDQ:       "VPGATHERDQ",
+	VPGATHERQD:       "VPGATHERQD",
+	VPGATHERQQ:       "VPGATHERQQ",
+	VPHADDD:          "VPHADDD",
+	VPHADDSW:         "VPHADDSW",
+	VPHADDW:          "VPHADDW",
+	VPHMINPOSUW:      "VPHMINPOSUW",
+	VPHSUBD:          "VPHSUBD",
+	VPHSUBSW:         "VPHSUBSW",
+	VPHSUBW:          "VPHSUBW",
+	VPINSRB:          "VPINSRB",
+	VPINSRD:          "VPINSRD",
+	VPINSRQ:          "VPINSRQ",
+	VPINSRW:          "VPINSRW",
+	VPMADDUBSW:       "VPMADDUBSW",
+	VPMADDWD:         "VPMADDWD",
+	VPMASKMOVD:       "VPMASKMOVD",
+	VPMASKMOVQ:       "VPMASKMOVQ",
+	VPMAXSB:          "VPMAXSB",
+	VPMAXSD:          "VPMAXSD",
+	VPMAXSW:          "VPMAXSW",
+	VPMAXUB:          "VPMAXUB",
+	VPMAXUD:          "VPMAXUD",
+	VPMAXUW:          "VPMAXUW",
+	VPMINSB:          "VPMINSB",
+	VPMINSD:          "VPMINSD",
+	VPMINSW:          "VPMINSW",
+	VPMINUB:          "VPMINUB",
+	VPMINUD:          "VPMINUD",
+	VPMINUW:          "VPMINUW",
+	VPMOVMSKB:        "VPMOVMSKB",
+	VPMOVSXBD:        "VPMOVSXBD",
+	VPMOVSXBQ:        "VPMOVSXBQ",
+	VPMOVSXBW:        "VPMOVSXBW",
+	VPMOVSXDQ:        "VPMOVSXDQ",
+	VPMOVSXWD:        "VPMOVSXWD",
+	VPMOVSXWQ:        "VPMOVSXWQ",
+	VPMOVZXBD:        "VPMOVZXBD",
+	VPMOVZXBQ:        "VPMOVZXBQ",
+	VPMOVZXBW:        "VPMOVZXBW",
+	VPMOVZXDQ:        "VPMOVZXDQ",
+	VPMOVZXWD:        "VPMOVZXWD",
+	VPMOVZXWQ:        "VPMOVZXWQ",
+	VPMULDQ:          "VPMULDQ",
+	VPMULHRSW:        "VPMULHRSW",
+	VPMULHUW:         "VPMULHUW",
+	VPMULHW:          "VPMULHW",
+	VPMULLD:          "VPMULLD",
+	VPMULLW:          "VPMULLW",
+	VPMULUDQ:         "VPMULUDQ",
+	VPOR:             "VPOR",
+	VPSADBW:          "VPSADBW",
+	VPSHUFB:          "VPSHUFB",
+	VPSHUFD:          "VPSHUFD",
+	VPSHUFHW:         "VPSHUFHW",
+	VPSHUFLW:         "VPSHUFLW",
+	VPSIGNB:          "VPSIGNB",
+	VPSIGND:          "VPSIGND",
+	VPSIGNW:          "VPSIGNW",
+	VPSLLD:           "VPSLLD",
+	VPSLLDQ:          "VPSLLDQ",
+	VPSLLQ:           "VPSLLQ",
+	VPSLLVD:          "VPSLLVD",
+	VPSLLVQ:          "VPSLLVQ",
+	VPSLLW:           "VPSLLW",
+	VPSRAD:           "VPSRAD",
+	VPSRAVD:          "VPSRAVD",
+	VPSRAW:           "VPSRAW",
+	VPSRLD:           "VPSRLD",
+	VPSRLDQ:          "VPSRLDQ",
+	VPSRLQ:           "VPSRLQ",
+	VPSRLVD:          "VPSRLVD",
+	VPSRLVQ:          "VPSRLVQ",
+	VPSRLW:           "VPSRLW",
+	VPSUBB:           "VPSUBB",
+	VPSUBD:           "VPSUBD",
+	VPSUBQ:           "VPSUBQ",
+	VPSUBSB:          "VPSUBSB",
+	VPSUBSW:          "VPSUBSW",
+	VPSUBUSB:         "VPSUBUSB",
+	VPSUBUSW:         "VPSUBUSW",
+	VPSUBW:           "VPSUBW",
+	VPTEST:           "VPTEST",
+	VPUNPCKHBW:       "VPUNPCKHBW",
+	VPUNPCKHDQ:       "VPUNPCKHDQ",
+	VPUNPCKHQDQ:      "VPUNPCKHQDQ",
+	VPUNPCKHWD:       "VPUNPCKHWD",
+	VPUNPCKLBW:       "VPUNPCKLBW",
+	VPUNPCKLDQ:       "VPUNPCKLDQ",
+	VPUNPCKLQDQ:      "VPUNPCKLQDQ",
+	VPUNPCKLWD:       "VPUNPCKLWD",
+	VPXOR:            "VPXOR",
+	VRCPPS:           "VRCPPS",
+	VRCPSS:           "VRCPSS",
+	VROUNDPD:         "VROUNDPD",
+	VROUNDPS:         "VROUNDPS",
+	VROUNDSD:         "VROUNDSD",
+	VROUNDSS:         "VROUNDSS",
+	VRSQRTPS:         "VRSQRTPS",
+	VRSQRTSS:         "VRSQRTSS",
+	VSHUFPD:          "VSHUFPD",
+	VSHUFPS:          "VSHUFPS",
+	VSQRTPD:          "VSQRTPD",
+	VSQRTPS:          "VSQRTPS",
+	VSQRTSD:          "VSQRTSD",
+	VSQRTSS:          "VSQRTSS",
+	VSTMXCSR:         "VSTMXCSR",
+	VSUBPD:           "VSUBPD",
+	VSUBPS:           "VSUBPS",
+	VSUBSD:           "VSUBSD",
+	VSUBSS:           "VSUBSS",
+	VTESTPD:          "VTESTPD",
+	VTESTPS:          "VTESTPS",
+	VUCOMISD:         "VUCOMISD",
+	VUCOMISS:         "VUCOMISS",
+	VUNPCKHPD:        "VUNPCKHPD",
+	VUNPCKHPS:        "VUNPCKHPS",
+	VUNPCKLPD:        "VUNPCKLPD",
+	VUNPCKLPS:        "VUNPCKLPS",
+	VXORPD:           "VXORPD",
+	VXORPS:           "VXORPS",
+	VZEROALL:         "VZEROALL",
+	VZEROUPPER:       "VZEROUPPER",
+	WBINVD:           "WBINVD",
+	WRFSBASE:         "WRFSBASE",
+	WRGSBASE:         "WRGSBASE",
+	WRMSR:            "WRMSR",
+	WRPKRU:           "WRPKRU",
+	XADD:             "XADD",
+	XCHG:             "XCHG",
+	XGETBV:           "XGETBV",
+	XLAT:             "XLAT",
+	XOR:              "XOR",
+	XORPD:            "XORPD",
+	XORPS:            "XORPS",
+	XRSTOR:           "XRSTOR",
+	XRSTORS:          "XRSTORS",
+	XSAVE:            "XSAVE",
+	XSAVEC:           "XSAVEC",
+	XSAVEOPT:         "XSAVEOPT",
+	XSAVES:           "XSAVES",
+	XSETBV:           "XSETBV",
 }

@@ -7,7 +7,7 @@ type row struct {
 	size  sizeRule
 	pfx   uint8 // its mandatory prefix
 	nspec uint8
-	specs [3]spec
+	specs [4]spec
 }
 
 // A spec is an operand's place, width and, where it is fixed, register.
@@ -41,11 +41,14 @@ const (
 	argFixed
 	argSeg
 	argOne
+	argH // VEX.vvvv: a vector register
+	argB // VEX.vvvv: a general register
+	argL // is4: a vector register
 )
 
 // Widths that are not a number of bytes.
 const (
-	wideV = iota + 32
+	wideV = iota + 64
 	wideZ
 	wideY
 	wideMode
@@ -55,6 +58,10 @@ const (
 	wideVW
 	wideDB
 	wideDW
+	wideL // 16, with VEX.L 32; the others are a half, a quarter, an eighth of it
+	wideL2
+	wideL4
+	wideL8
 )
 
 // A sizeRule says how Inst.Size comes about.
@@ -83,6 +90,7 @@ const (
 	byRM
 	byW
 	byB
+	byL
 	byFeature
 )
 

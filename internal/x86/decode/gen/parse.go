@@ -14,7 +14,7 @@ type row struct {
 	args  []string
 	attrs []string // all but the constraints below
 	key
-	feature string
+	features []string
 }
 
 // A key says which instructions a row is for: a set of values for each thing a decoder can branch on, as a bit mask.
@@ -25,7 +25,7 @@ type key struct {
 	mode            uint8  // bit 0: 16 and 32, bit 1: 64
 	mod             uint8  // bit 0: memory, bit 1: register
 	reg, rm         uint8
-	w, b            uint8
+	w, b, l         uint8
 	modrm, anyModrm bool
 }
 
@@ -45,9 +45,21 @@ func parse(src string) ([]row, error) {
 			return nil, fmt.Errorf("table.txt:%d: %w", i+1, err)
 		}
 		r.line = i + 1
-		rows = append(rows, r)
+		rows = append(rows, r.lengths()...)
 	}
 	return rows, nil
+}
+
+// lengths parts a row of integer AVX in two: with 256 bits it is AVX2's.
+func (r row) lengths() []row {
+	if !r.has("int") {
+		return []row{r}
+	}
+	r.attrs = slices.DeleteFunc(slices.Clone(r.attrs), func(a string) bool { return a == "int" })
+	long := r
+	r.l, long.l = 1, 2
+	long.features = append(slices.Clone(long.features), "avx2")
+	return []row{r, long}
 }
 
 func parseRow(f []string) (row, error) {
@@ -71,8 +83,16 @@ func parseRow(f []string) (row, error) {
 			r.w = 1 << (a[1] - '0')
 		case a == "b0" || a == "b1":
 			r.b = 1 << (a[1] - '0')
+		case a == "l0" || a == "l1":
+			r.l = 1 << (a[1] - '0')
 		case a[0] == '+':
-			r.feature = a[1:]
+			r.features = append(r.features, a[1:])
+		case a == "avx2":
+			r.attrs = append(r.attrs, "avx")
+			r.features = append(r.features, "avx", a)
+		case a == "avx":
+			r.features = append(r.features, a)
+			fallthrough
 		default:
 			r.attrs = append(r.attrs, a)
 		}
@@ -80,17 +100,27 @@ func parseRow(f []string) (row, error) {
 	return r, nil
 }
 
-// encoding reads [prefix.][map.]opcode[/modrm].
+// encoding reads [vex.][prefix.][map.]opcode[/modrm].
 func (r *row) encoding(s string) error {
-	r.key = key{pfx: 15, mode: 3, mod: 3, reg: 0xFF, rm: 0xFF, w: 3, b: 3}
+	r.key = key{pfx: 15, mode: 3, mod: 3, reg: 0xFF, rm: 0xFF, w: 3, b: 3, l: 3}
 	op, modrm, has := strings.Cut(s, "/")
 	parts := strings.Split(op, ".")
+	vex := parts[0] == "vex"
+	if vex {
+		parts = parts[1:]
+	}
 	// "66" and "f3" are also opcodes: a prefix is one only in front of something.
 	if p, ok := prefixes[parts[0]]; ok && len(parts) > 1 {
 		r.pfx, parts = p, parts[1:]
 	}
 	if m, ok := opmaps[parts[0]]; ok && len(parts) > 1 {
 		r.opmap, parts = m, parts[1:]
+	}
+	if vex {
+		if r.opmap == 0 || r.pfx&(r.pfx-1) != 0 {
+			return fmt.Errorf("encoding %q: VEX needs a map and one prefix", s)
+		}
+		r.opmap += 3
 	}
 	if len(parts) != 1 {
 		return fmt.Errorf("encoding %q: no opcode", s)

@@ -13,8 +13,10 @@ import (
 func tables(rows []row) ([]byte, error) {
 	var features []string
 	for _, r := range rows {
-		if r.feature != "" && !slices.Contains(features, r.feature) {
-			features = append(features, r.feature)
+		for _, f := range r.features {
+			if !slices.Contains(features, f) {
+				features = append(features, f)
+			}
 		}
 	}
 	t, err := grow(rows, features)
@@ -38,7 +40,7 @@ func tables(rows []row) ([]byte, error) {
 			return nil, fmt.Errorf("table.txt:%d: %w", rows[i].line, err)
 		}
 	}
-	b.WriteString("}\n\nvar roots = [4][256]uint16{\n")
+	b.WriteString("}\n\nvar roots = [7][256]uint16{\n")
 	for m := range t.roots {
 		b.WriteString("{")
 		for op, e := range t.roots[m] {
@@ -49,7 +51,7 @@ func tables(rows []row) ([]byte, error) {
 		}
 		b.WriteString("\n},\n")
 	}
-	b.WriteString("}\n\n// withModRM has a bit an opcode.\nvar withModRM = [4][8]uint32{\n")
+	b.WriteString("}\n\n// withModRM has a bit an opcode.\nvar withModRM = [7][8]uint32{\n")
 	for m := range t.modrm {
 		var w [8]uint32
 		for op, has := range t.modrm[m] {
@@ -74,6 +76,7 @@ var flagNames = map[string]string{
 	"r": "MemRead", "w": "MemWrite", "lock": "Lockable", "jmp": "Jump", "cond": "Cond", "end": "EndBlock", "priv": "Privileged",
 	"x87": "X87|Vec", "wait": "Wait", "mmx": "MMXUnit|Wait|Vec", "sse": "SSE|Vec", "al": "Aligned", "vec": "Vec",
 	"rf": "ReadsFlags", "wf": "WritesFlags", "str": "String", "xm": "SIMDExc",
+	"avx": "AVX|Vec", "vsib": "VSIB", "rd": "ReadsDst", "wn": "WritesNone", "lig": "Lig",
 	"d64": "", "f64": "", "z": "", "byte": "", // sizes: see sizeRule
 }
 
@@ -99,10 +102,10 @@ func writeRow(b *bytes.Buffer, r *row) error {
 		fmt.Fprintf(b, ", pfx: %s", p)
 	}
 	if len(r.args) > 0 {
-		if len(r.args) > 3 {
-			return fmt.Errorf("more than 3 operands")
+		if len(r.args) > 4 {
+			return fmt.Errorf("more than 4 operands")
 		}
-		fmt.Fprintf(b, ", nspec: %d, specs: [3]spec{", len(r.args))
+		fmt.Fprintf(b, ", nspec: %d, specs: [4]spec{", len(r.args))
 		for _, a := range r.args {
 			s, err := argSpec(a)
 			if err != nil {
@@ -127,7 +130,7 @@ func sizeRule(r *row) string {
 		return "size1"
 	case r.has("z") && !slices.Contains(r.args, "AL"), r.has("x87") && r.opmap == 0:
 		return "sizeZ"
-	case r.has("x87"), r.has("sse"), r.has("mmx"), r.has("vec"):
+	case r.has("x87"), r.has("sse"), r.has("mmx"), r.has("vec"), r.opmap > 3:
 		return "sizeY"
 	}
 	for _, a := range r.args {
@@ -174,6 +177,7 @@ var fixedArgs = map[string]string{
 var widths = map[string]string{
 	"b": "1", "w": "2", "d": "4", "q": "8", "t": "10", "x": "16", "v": "wideV", "z": "wideZ", "y": "wideY",
 	"p": "wideP", "s": "wideS", "a": "wideA", "vw": "wideVW", "db": "wideDB", "dw": "wideDW",
+	"o": "32", "l": "wideL", "l2": "wideL2", "l4": "wideL4", "l8": "wideL8",
 }
 
 func argSpec(a string) (string, error) {
@@ -181,7 +185,7 @@ func argSpec(a string) (string, error) {
 		return s, nil
 	}
 	w, ok := widths[a[1:]]
-	if !ok || !strings.ContainsRune("EGMRZIJOSCDVWUPQN", rune(a[0])) {
+	if !ok || !strings.ContainsRune("EGMRZIJOSCDVWUPQNHBL", rune(a[0])) {
 		return "", fmt.Errorf("operand %q", a)
 	}
 	if a[0] == 'C' || a[0] == 'D' || a == "Ry" {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 // A dimension is a thing that a decoder branches on. The order is the order of branching: what costs least to know first.
@@ -20,18 +21,22 @@ var dimensions = []dimension{
 	{"byRM", 8, func(k *key) uint8 { return k.rm }},
 	{"byW", 2, func(k *key) uint8 { return k.w }},
 	{"byB", 2, func(k *key) uint8 { return k.b }},
+	{"byL", 2, func(k *key) uint8 { return k.l }},
 }
 
 // A tree collects the decision tree: roots and inner nodes. An entry is a row's number (0: undefined) or inner plus a node's place in nodes.
 type tree struct {
 	rows     []row
 	features []string
-	roots    [4][256]uint16
-	modrm    [4][256]bool
+	roots    [numMaps][256]uint16
+	modrm    [numMaps][256]bool
 	nodes    []string // Go expressions of uint16
 }
 
 const inner = 0x8000
+
+// numMaps counts the opcode maps: four without VEX, then the three with it.
+const numMaps = 7
 
 func grow(rows []row, features []string) (*tree, error) {
 	t := &tree{rows: rows, features: features}
@@ -97,10 +102,10 @@ func (t *tree) split(set []int, d int) (uint16, error) {
 	return t.node(dim.name, kids)
 }
 
-// byFeature chooses among rows that match alike: the first whose feature is there.
+// byFeature chooses among rows that match alike: the first whose features are there.
 func (t *tree) byFeature(set []int) (uint16, error) {
 	r := &t.rows[set[0]]
-	if r.feature == "" {
+	if len(r.features) == 0 {
 		if len(set) > 1 && !covers(&t.rows[set[1]].key, &r.key) {
 			return 0, fmt.Errorf("table.txt:%d and %d: both match, and the first is not the narrower", r.line, t.rows[set[1]].line)
 		}
@@ -110,12 +115,17 @@ func (t *tree) byFeature(set []int) (uint16, error) {
 	if err != nil {
 		return 0, err
 	}
-	for n, f := range t.features {
-		if f == r.feature {
-			return t.node(fmt.Sprintf("byFeature | %d<<8", n), []uint16{off, uint16(set[0] + 1)})
+	e := uint16(set[0] + 1)
+	for _, f := range r.features {
+		n := slices.Index(t.features, f)
+		if n < 0 {
+			panic("BUG: feature " + f + " not collected")
+		}
+		if e, err = t.node(fmt.Sprintf("byFeature | %d<<8", n), []uint16{off, e}); err != nil {
+			return 0, err
 		}
 	}
-	panic("BUG: feature " + r.feature + " not collected")
+	return e, nil
 }
 
 // covers tells whether a is for all that b is for, and more.
