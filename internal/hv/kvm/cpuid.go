@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // What a guest's CPUID says: what KVM supports, less what State cannot hold or the machine does not have, with the topology of one package of
@@ -25,6 +27,21 @@ func (b *Backend) supportedCPUID() error {
 	b.cpuid = slices.Clone(l.entries[:min(l.n, maxCPUID)])
 	return nil
 }
+
+// Flags is what processors can have: what KVM supports and we do not hide.
+func (b *Backend) Flags() model.Set {
+	return model.Of(func(leaf, sub uint32) (r [4]uint32) {
+		for _, e := range b.guestCPUID(0, 1, b.tscHz, false) {
+			if e.leaf == leaf && (e.sub == sub || e.flags&cpuidHasSub == 0) {
+				r = [4]uint32{e.a, e.b, e.c, e.d}
+			}
+		}
+		return r
+	})
+}
+
+// SetModel makes s, which is among Flags, what the processors of later VMs have.
+func (b *Backend) SetModel(s model.Set) { b.model = s }
 
 // KVM's paravirtual leaves (Documentation/virt/kvm/x86/cpuid.rst, VMware's timing leaf).
 const (
@@ -77,6 +94,11 @@ func (b *Backend) guestCPUID(id, n int, hz uint64, chip bool) []cpuidEntry {
 			}
 		}
 		b.place(e, uint32(id), uint32(n), chip)
+		if b.model != (model.Set{}) {
+			r := [4]uint32{e.a, e.b, e.c, e.d}
+			b.model.Mask(e.leaf, e.sub, &r)
+			e.a, e.b, e.c, e.d = r[0], r[1], r[2], r[3]
+		}
 	}
 	width := uint32(bits.Len(uint(n - 1)))
 	sub := func(leaf, sub, a, b, c, d uint32) cpuidEntry {

@@ -14,6 +14,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // A Backend is an open /dev/kvm. It lives as long as the process.
@@ -26,6 +27,7 @@ type Backend struct {
 	ownMSRs bool   // accesses to single MSRs can be had as exits
 	bells   bool   // event counters for writes of any width
 	cpuid   []cpuidEntry
+	model   model.Set // what processors have; zero: all that KVM supports
 }
 
 var (

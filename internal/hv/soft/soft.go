@@ -12,6 +12,7 @@ import (
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/fpu"
 	"vitrine.dev/vitrine/internal/x86/interp"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // MaxCPUs is how many CPUs a VM can have: APIC ids are eight bits, and 255 is all of them.
@@ -23,10 +24,18 @@ type Backend struct {
 	Interpret bool
 	// CodeCache is how many bytes of translated code there may be, of all CPUs together; 0 is DefaultCodeCache.
 	CodeCache int
+
+	cpu model.Set // what its processors have; zero: all that the engine can give on this host
 }
 
 // DefaultCodeCache is the room for translated code, in bytes.
 const DefaultCodeCache = 128 << 20
+
+// Flags is what its processors can have.
+func (b *Backend) Flags() model.Set { return model.Engine() }
+
+// SetModel makes s, which is among Flags, what the processors of later VMs have.
+func (b *Backend) SetModel(s model.Set) { b.cpu = s }
 
 // Name implements [hv.Backend].
 func (Backend) Name() string { return "soft" }
@@ -46,8 +55,16 @@ func (b Backend) NewVM(ram *mem.Memory) (hv.VM, error) {
 		return nil, fmt.Errorf("soft: %w", err)
 	}
 	vm := interp.NewVM(ram)
+	if b.cpu != (model.Set{}) {
+		vm.SetModel(b.cpu)
+	}
 	if !b.Interpret && os.Getenv("VITRINE_DEBUG") != "interp" {
-		if err := vm.Translate(interp.Translation{Size: DefaultCodeCache / 4}); err != nil {
+		// A host may refuse memory that can be executed: the interpreter needs none.
+		room := b.CodeCache
+		if room == 0 {
+			room = DefaultCodeCache
+		}
+		if err := vm.Translate(interp.Translation{Size: room / 4}); err != nil && !errors.Is(err, jit.ErrRefused) {
 			return nil, fmt.Errorf("soft: %w", err)
 		}
 	}

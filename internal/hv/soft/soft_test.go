@@ -122,7 +122,7 @@ func TestStatesThatDoNotFitAreRefused(t *testing.T) {
 	_, c := newVCPU(t, &board{})
 	for name, change := range map[string]func(*x86.State){
 		"CR4 with PKE":       func(s *x86.State) { s.CR4 |= x86.CR4PKE },
-		"XCR0 with AVX":      func(s *x86.State) { s.XCR0 |= 4 },
+		"XCR0 with AVX-512":  func(s *x86.State) { s.XCR0 |= 7 << 5 },
 		"an MSR of AMD's":    func(s *x86.State) { s.MSR[0xC0010015] = 1 },
 		"an event under way": func(s *x86.State) { s.Pending.Valid = true },
 	} {

@@ -112,7 +112,7 @@ func control(in *decode.Inst) Fn {
 			s.FTW = 0
 			return x86.NoVector
 		}
-	case decode.LDMXCSR:
+	case decode.LDMXCSR, decode.VLDMXCSR:
 		return func(s *x86.FPU, e *Env) x86.Vector {
 			v := le.Uint32(e.Mem[:])
 			if v&^MXCSRMask != 0 {
@@ -121,7 +121,7 @@ func control(in *decode.Inst) Fn {
 			s.MXCSR = v
 			return x86.NoVector
 		}
-	case decode.STMXCSR:
+	case decode.STMXCSR, decode.VSTMXCSR:
 		return func(s *x86.FPU, e *Env) x86.Vector {
 			e.NoStore = false
 			le.PutUint32(e.Mem[:], s.MXCSR)

@@ -1,4 +1,4 @@
-// Package fpu executes x87, MMX and SSE instructions, and saves and restores their registers.
+// Package fpu executes x87, MMX, SSE and AVX instructions, and saves and restores their registers.
 //
 // Arithmetic is done by the host's own processor: Compile writes the instruction, with fixed registers, into a page of stubs
 // (stub_unsafe.go), and what it returns calls that stub under the guest's control words. So results, flags and the
@@ -22,6 +22,7 @@ const MemSize = 1024
 // Before the call the interpreter checks CR0, CR4 and alignment, asks Pending where the instruction Waits, makes sure that a memory operand which will be written
 // can be written (an Fn changes the registers at once), and loads the operand into Mem. After a call that returned NoVector it stores the
 // first Args.Size bytes of Mem, unless NoStore says not to, and writes GPR to a general register operand.
+// Legacy SSE instructions keep the upper halves of YMM registers, AVX ones of 128 bits clear that of their destination.
 type Env struct {
 	Mem     [MemSize]byte // the memory operand; FXSAVE's and XSAVE's must be loaded too, as they leave bytes alone
 	NoStore bool          // out: an unmasked x87 exception kept a store from its memory operand
@@ -37,8 +38,8 @@ type Env struct {
 	Real    bool   // CR0.PE=0 or RFLAGS.VM=1: the real-mode layout of FNSTENV
 	XCR0    uint64 // what XSAVE and XRSTOR may touch
 
-	img image     // the x87 state as the host loads it
-	res [2]uint64 // a result that may have to be dropped
+	img image   // the x87 state as the host loads it
+	res x86.YMM // a result that may have to be dropped
 }
 
 // An Fn executes one decoded instruction. It returns NoVector, or the exception raised, with registers and memory then as the SDM says:
@@ -47,11 +48,14 @@ type Env struct {
 type Fn func(s *x86.FPU, e *Env) x86.Vector
 
 // ErrUnknown says that an instruction is none of this package's, or that the host cannot execute it: the guest gets #UD.
-var ErrUnknown = errors.New("fpu: not an x87, MMX or SSE instruction of this host")
+var ErrUnknown = errors.New("fpu: not an x87, MMX, SSE or AVX instruction of this host")
 
-// Compile returns what executes in. It is made once for each decoded instruction and then called often. Stubs are shared, so their number
+// Compile returns what executes in, which was decoded for a processor with no more vector extensions than the host has (package model's Engine). It is made once for each decoded instruction and then called often. Stubs are shared, so their number
 // is bounded by the encodings there are, not by what the guest does.
 func Compile(in *decode.Inst) (Fn, error) {
+	if in.Prefix&decode.Vex != 0 {
+		return compileVEX(in)
+	}
 	fn, err := compile(in)
 	if err != nil {
 		return nil, err
@@ -78,7 +82,7 @@ func compile(in *decode.Inst) (Fn, error) {
 		return compileX87(in)
 	}
 	r := lookup(in)
-	if r == nil || !host.has(r.need) {
+	if r == nil || r.need&^host != 0 {
 		return nil, fmt.Errorf("%w: %v (map %d, prefix %#02x, opcode %#02x)", ErrUnknown, in.Op, in.Map, in.Pfx, in.Opcode)
 	}
 	if fn := move(in); fn != nil {

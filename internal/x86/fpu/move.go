@@ -71,10 +71,7 @@ func move(in *decode.Inst) Fn {
 func moveWord(in *decode.Inst) Fn {
 	a, b := in.Args[0], in.Args[1]
 	d, n := a.Reg&15, b.Reg&15
-	mask := uint64(1)<<32 - 1
-	if in.Op != decode.MOVD {
-		mask = 1<<64 - 1
-	}
+	mask := scalarMask(in)
 	read := func(s *x86.FPU, e *Env) uint64 {
 		switch b.Kind {
 		case decode.XMM:
@@ -113,14 +110,20 @@ func moveWord(in *decode.Inst) Fn {
 	}
 }
 
+// scalarMask is the bits of the element that an instruction moves.
+func scalarMask(in *decode.Inst) uint64 {
+	switch in.Op {
+	case decode.MOVD, decode.VMOVD, decode.MOVSS, decode.VMOVSS:
+		return 1<<32 - 1
+	}
+	return 1<<64 - 1
+}
+
 // moveScalar is MOVSS and MOVSD: from memory the rest of the register is cleared, from a register it is kept.
 func moveScalar(in *decode.Inst) Fn {
 	a, b := in.Args[0], in.Args[1]
 	d, n := a.Reg&15, b.Reg&15
-	mask := uint64(1)<<32 - 1
-	if in.Op == decode.MOVSDX {
-		mask = 1<<64 - 1
-	}
+	mask := scalarMask(in)
 	switch {
 	case a.Kind == decode.Mem:
 		return func(s *x86.FPU, e *Env) x86.Vector {
@@ -142,7 +145,7 @@ func moveScalar(in *decode.Inst) Fn {
 
 // maskedMove merges the source into the bytes of memory that the mask's sign bits select.
 func maskedMove(in *decode.Inst) Fn {
-	d, n, isMMX := in.Args[0].Reg&15, in.Args[1].Reg&15, in.Op == decode.MASKMOVQ
+	d, n, isMMX := in.Args[0].Reg&15, in.Args[1].Reg&15, in.Op == decode.MASKMOVQ // else MASKMOVDQU or VMASKMOVDQU
 	return func(s *x86.FPU, e *Env) x86.Vector {
 		v, m := [2]uint64(s.Vec[d][:2]), [2]uint64(s.Vec[n][:2])
 		words := 2

@@ -1,25 +1,65 @@
 package fpu
 
 import (
+	"errors"
 	"math/rand/v2"
 	"testing"
 	"unsafe"
 
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
-// An oracle is the processor itself: it loads a whole FXSAVE image, executes the guest's own bytes with their own registers, and stores the
-// image. It shares nothing with Compile but the code page and the trampoline.
+// An oracle is the processor itself: it loads a whole FXSAVE image and, where there are such, the YMM registers, executes the guest's own bytes with their own
+// registers, and stores both. It shares nothing with Compile but the code page and the trampoline.
 type oracle struct {
-	img image
+	img [1024 + 15]byte
 	mem [MemSize + 64]byte
 	aux struct { // R8
 		mxcsr uint32 // what Go code runs under
 		_     uint32
-		out   uint64 // RFLAGS after
-		in    uint64 // RFLAGS before
+		out   uint64  // RFLAGS after
+		in    uint64  // RFLAGS before
+		load  uintptr // stubs that move all YMM registers
+		store uintptr
 	}
+}
+
+// area is the FXSAVE image.
+func (o *oracle) area() *[512]byte { return (*[512]byte)(o.base()) }
+
+func (o *oracle) base() unsafe.Pointer {
+	off := -uintptr(unsafe.Pointer(&o.img)) & 15
+	return unsafe.Pointer(&o.img[off])
+}
+
+// ymm is the vector registers, behind the image.
+func (o *oracle) ymm() *[16]x86.YMM { return (*[16]x86.YMM)(unsafe.Add(o.base(), 512)) }
+
+// load makes s what run begins with.
+func (o *oracle) load(s *x86.FPU) {
+	put(o.area(), s)
+	*o.ymm() = s.Vec
+}
+
+// moveAll appends VMOVUPS between all YMM registers and [RDI+512], where the host has them.
+func moveAll(c []byte, store bool) []byte {
+	if !model.Host().Has("avx") {
+		return c
+	}
+	for i := range uint8(16) {
+		op := uint8(0x10)
+		if store {
+			op = 0x11
+		}
+		c = append(c, 0xC5, 0xFC&^(i>>3<<7), op, 0x80|i&7<<3|7)
+		c = le.AppendUint32(c, 512+32*uint32(i))
+	}
+	if store {
+		c = append(c, 0xC5, 0xF8, 0x77)
+	}
+	return c
 }
 
 func (o *oracle) operand() *[MemSize]byte {
@@ -29,22 +69,30 @@ func (o *oracle) operand() *[MemSize]byte {
 
 // run executes b, whose memory operand is [RSI] and whose general register is RAX.
 func (o *oracle) run(t testing.TB, b []byte, r *regs, rflags uint64) uint64 {
-	c := []byte{0x48, 0x0F, 0xAE, 0x0F} // FXRSTOR64 [RDI]
-	c = append(c, 0x41, 0xFF, 0x70, 16) // PUSH [R8+16]
-	c = append(c, 0x9D)                 // POPFQ
-	c = append(c, b...)
+	c := []byte{0x48, 0x0F, 0xAE, 0x0F}   // FXRSTOR64 [RDI]
+	c = append(c, 0x41, 0xFF, 0x50, 24)   // CALL [R8+24]
+	c = append(c, 0x41, 0xFF, 0x70, 16)   // PUSH [R8+16]
+	c = append(c, 0x9D)                   // POPFQ
+	c = append(c, b...)                   //
 	c = append(c, 0x9C)                   // PUSHFQ
 	c = append(c, 0x41, 0x8F, 0x40, 8)    // POP [R8+8]
 	c = append(c, 0x48, 0x0F, 0xAE, 0x07) // FXSAVE64 [RDI]
+	c = append(c, 0x41, 0xFF, 0x50, 32)   // CALL [R8+32]
 	c = append(c, 0x41, 0x0F, 0xAE, 0x10) // LDMXCSR [R8]
 	c = append(c, 0xDB, 0xE3)             // FNINIT
+	var errs [2]error
+	o.aux.load, errs[0] = stub(moveAll(nil, false))
+	o.aux.store, errs[1] = stub(moveAll(nil, true))
+	if err := errors.Join(errs[:]...); err != nil {
+		t.Fatal(err)
+	}
 	a, err := stub(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.aux.mxcsr = mxcsrInit
 	o.aux.in = rflags&x86.Status | x86.Fixed
-	r.dst, r.src, r.x0 = unsafe.Pointer(o.operand()), unsafe.Pointer(o.img.area()), unsafe.Pointer(&o.aux)
+	r.dst, r.src, r.x0 = unsafe.Pointer(o.operand()), o.base(), unsafe.Pointer(&o.aux)
 	invoke(a, r)
 	return o.aux.out & x86.Status
 }
@@ -110,7 +158,9 @@ func state(r *rand.Rand, s *x86.FPU) {
 		s.MXCSR = mxcsrInit
 	}
 	for i := range s.Vec {
-		s.Vec[i][0], s.Vec[i][1] = word(r), word(r)
+		for j := range s.Vec[i] {
+			s.Vec[i][j] = word(r)
+		}
 	}
 }
 
@@ -135,8 +185,13 @@ func put(p *[512]byte, s *x86.FPU) {
 func forms(t *testing.T, f func(code []byte, in *decode.Inst)) {
 	try := func(b ...byte) {
 		in, err := decode.Decode(append(b, make([]byte, 15)...), decode.Mode64, ^decode.Features(0))
-		if err != nil || in.Flags&decode.Vec == 0 {
+		if err != nil || in.Flags&decode.Vec == 0 || Masked(&in) {
 			return
+		}
+		if in.Prefix&decode.Vex != 0 {
+			if _, err := decode.Decode(append(b, make([]byte, 15)...), decode.Mode64, host); err != nil {
+				return // the host has it not
+			}
 		}
 		f(append(b, 0)[:in.Len:in.Len], &in)
 	}
@@ -165,12 +220,29 @@ func forms(t *testing.T, f func(code []byte, in *decode.Inst)) {
 			}
 		}
 	}
+	for i := range 3 * 4 * 4 * 256 { // VEX: map, W and L, pp, opcode
+		for _, v := range []byte{15, 1, 10} {
+			for _, m := range []byte{0xC2, 0xD8, 0xC9, 0xD1, 0xE1, 0xF1, 0xFA, 0x1E} {
+				rxb := []byte{0xE0, 0x40}[m>>4&1] // 0x40: R and B
+				if m < 0xC0 {
+					rxb |= 0x20
+				}
+				try(0xC4, rxb|byte(i>>12+1), byte(i>>11&1)<<7|(v^15)<<3|byte(i>>10&1)<<2|byte(i>>8&3), byte(i), m)
+			}
+		}
+	}
 }
 
 // elsewhere is the instructions that have tests of their own: random operands would fault, or unmask SIMD exceptions.
 var elsewhere = map[decode.Op]bool{
 	decode.FXSAVE: true, decode.FXRSTOR: true, decode.XSAVE: true, decode.XRSTOR: true, decode.XSAVEC: true, decode.XSAVEOPT: true,
 	decode.XSAVES: true, decode.XRSTORS: true, decode.MASKMOVQ: true, decode.MASKMOVDQU: true, decode.LDMXCSR: true,
+	decode.VMASKMOVDQU: true, decode.VLDMXCSR: true,
+}
+
+// hasImmediate tells whether in ends with an immediate byte that says what it does.
+func hasImmediate(in *decode.Inst) bool {
+	return in.Map != 0 && in.Args[in.NArgs-min(in.NArgs, 1)].Kind == decode.Imm
 }
 
 // oracleCan says whether the oracle can run an instruction: general registers only RAX, memory only [RSI], no unmasked exception.
@@ -202,13 +274,13 @@ func TestEveryInstructionAsTheProcessor(t *testing.T) {
 		if known[in.Op] = true; !oracleCan(in) {
 			return
 		}
-		if w := rows[[3]uint8{in.Map, in.Pfx, in.Opcode}]; w != nil && !host.has(w.need) {
+		if w := rows[[3]uint8{in.Map, in.Pfx, in.Opcode}]; w != nil && w.need&^host != 0 {
 			t.Logf("host lacks %v", in.Op)
 			return
 		}
-		for i := range 60 {
+		for i := range 36 {
 			c := append([]byte(nil), code...)
-			if w := rows[[3]uint8{in.Map, in.Pfx, in.Opcode}]; w != nil && w.what&imm != 0 && i%12 == 0 {
+			if hasImmediate(in) && i%12 == 0 {
 				c[len(c)-1] = byte(r.Uint32())
 				code = c
 				*in, _ = decode.Decode(c, decode.Mode64, ^decode.Features(0))
@@ -220,8 +292,8 @@ func TestEveryInstructionAsTheProcessor(t *testing.T) {
 			}
 			state(r, &s)
 			before = s
-			put(o.img.area(), &s)
-			for j := 0; j < 32; j += 8 {
+			o.load(&s)
+			for j := 0; j < 64; j += 8 {
 				le.PutUint64(e.Mem[j:], word(r))
 			}
 			if r.IntN(2) == 0 {
@@ -235,7 +307,7 @@ func TestEveryInstructionAsTheProcessor(t *testing.T) {
 			flagsIn := e.RFLAGS
 			e.RAX, e.RCX, e.RDX = uint64(r.IntN(40))-20, 77, uint64(r.IntN(40))-20
 			or := regs{ax: e.GPR, cx: e.RCX, dx: e.RDX}
-			estr := in.Op == decode.PCMPESTRI || in.Op == decode.PCMPESTRM
+			estr := in.Op == decode.PCMPESTRI || in.Op == decode.PCMPESTRM || in.Op == decode.VPCMPESTRI || in.Op == decode.VPCMPESTRM
 			if estr {
 				or.ax = e.RAX
 			}
@@ -253,7 +325,7 @@ func TestEveryInstructionAsTheProcessor(t *testing.T) {
 			}
 			var got [512]byte
 			put(&got, &s)
-			want := *o.img.area()
+			want := *o.area()
 			clear(want[6:24])
 			clear(want[28:32])
 			clear(want[416:])
@@ -262,6 +334,13 @@ func TestEveryInstructionAsTheProcessor(t *testing.T) {
 					if got[k] != want[k] {
 						bad("byte %d of the image: % x, the processor's % x", k, got[k&^15:k&^15+16], want[k&^15:k&^15+16])
 						break
+					}
+				}
+			}
+			if want := *o.ymm(); s.Vec != want && model.Host().Has("avx") {
+				for k := range want {
+					if s.Vec[k] != want[k] {
+						bad("YMM%d %x, the processor's %x", k, s.Vec[k], want[k])
 					}
 				}
 			}

@@ -30,12 +30,11 @@ type sseOp struct {
 	what     what
 	memGPR   int8 // 1: RAX comes from memory, 2: it goes there
 	mmx      bool // switches the x87 unit to MMX
-	tiny     tiny
-	opcode   uint8
+	arith
 }
 
 func compileSSE(in *decode.Inst, r *row) (Fn, error) {
-	o := &sseOp{what: r.what, mmx: in.Flags&decode.MMXUnit != 0 && !loadsPI(in), tiny: tinyOf(in), opcode: in.Opcode}
+	o := &sseOp{what: r.what, mmx: in.Flags&decode.MMXUnit != 0 && !loadsPI(in), arith: arithOf(in)}
 	dom := func(bit what) decode.Kind {
 		if r.what&(mmx|bit) != 0 {
 			return decode.MMX

@@ -5,8 +5,8 @@
 DATA goMXCSR<>+0(SB)/4, $0x1F80
 GLOBL goMXCSR<>(SB), RODATA, $4
 
-// The stubs' convention (stub_unsafe.go): SI, DI, R8: operands; AX, CX, DX: general registers and flags, in and out;
-// R9 and SP are preserved; XMM0-2, MM0-7 and the flags are lost. A stub pushes at most 8 bytes.
+// The stubs' convention (stub_unsafe.go): SI, DI, R8, R10: operands; AX, CX, DX: general registers and flags, in and out;
+// R9, R11 and SP are preserved; XMM0-4, MM0-7 and the flags are lost. A stub pushes at most 8 bytes, and leaves the upper halves of YMM registers zero.
 
 #define LOAD(r) \
 	MOVQ 0(r), SI  \
@@ -14,7 +14,8 @@ GLOBL goMXCSR<>(SB), RODATA, $4
 	MOVQ 16(r), R8 \
 	MOVQ 24(r), AX \
 	MOVQ 32(r), CX \
-	MOVQ 40(r), DX
+	MOVQ 40(r), DX \
+	MOVQ 56(r), R10
 
 // func invoke(stub uintptr, r *regs)
 TEXT ·invoke(SB), NOSPLIT, $32-16
@@ -49,29 +50,18 @@ done:
 // and FNINIT clears, so no signal comes of it.
 TEXT ·invokeX87(SB), NOSPLIT, $32-24
 	MOVQ r+8(FP), R9
-	MOVQ img+16(FP), R10
-	FXRSTOR64 (R10)
+	MOVQ img+16(FP), R11
+	FXRSTOR64 (R11)
 	LOAD(R9)
 	MOVQ stub+0(FP), BX
 	CALL BX
-	FXSAVE64 (R10)
+	FXSAVE64 (R11)
 	MOVQ AX, 24(R9)
-	MOVW 2(R10), AX
+	MOVW 2(R11), AX
 	TESTB $0x80, AX // ES
 	JNE pending
 	EMMS
 	RET
 pending:
 	BYTE $0xDB; BYTE $0xE3 // FNINIT
-	RET
-
-// func cpuid(leaf, sub uint32) (a, b, c, d uint32)
-TEXT ·cpuid(SB), NOSPLIT, $0-24
-	MOVL leaf+0(FP), AX
-	MOVL sub+4(FP), CX
-	CPUID
-	MOVL AX, a+8(FP)
-	MOVL BX, b+12(FP)
-	MOVL CX, c+16(FP)
-	MOVL DX, d+20(FP)
 	RET

@@ -13,21 +13,22 @@ import (
 // An operand is the address of what a stub loads into a vector register and stores from it.
 type operand = unsafe.Pointer
 
-// ref makes an operand of a register or of memory. MMX registers are loaded with 8 bytes, all others with 16; a lone uint64 is an MMX register,
+// ref makes an operand of a register or of memory. MMX registers are loaded with 8 bytes, all others with 16 or 32; a lone uint64 is an MMX register,
 // or what an x87 stub takes.
-func ref[T x86.YMM | [2]uint64 | uint64 | [MemSize]byte](p *T) operand { return operand(p) }
+func ref[T x86.YMM | uint64 | [MemSize]byte](p *T) operand { return operand(p) }
 
 // words is the first n words of an operand, which must have them.
 func words(p operand, n int) []uint64 { return unsafe.Slice((*uint64)(p), n) }
 
-// pair is an XMM operand.
-func pair(p operand) *[2]uint64 { return (*[2]uint64)(p) }
+// vec is a vector operand other than an MMX register.
+func vec(p operand) *x86.YMM { return (*x86.YMM)(p) }
 
 // regs is what a stub gets and gives. stub_amd64.s knows the offsets.
 type regs struct {
 	dst, src, x0 operand // SI, DI, R8
 	ax, cx, dx   uint64
-	mxcsr        uint32 // invokeFP: in, what the instruction runs under, all exceptions masked; out, the flags it raised
+	mxcsr        uint32  // invokeFP: in, what the instruction runs under, all exceptions masked; out, the flags it raised
+	x1           operand // R10
 }
 
 // invoke runs a stub that neither reads MXCSR nor the x87 state.
@@ -53,8 +54,8 @@ func (m *image) area() *[512]byte {
 	return (*[512]byte)(unsafe.Pointer(&m[off]))
 }
 
-// codeSize has room for every encoding: some 20,000 with all immediates, of 16 to 48 bytes.
-const codeSize = 1 << 20
+// codeSize has room for every encoding: some 60,000 with all immediates, of 16 to 64 bytes.
+const codeSize = 8 << 20
 
 // code is the page of stubs: one memfd, mapped once to write and once to execute, never both.
 // Stubs are only ever added, and nobody has an address before its stub is whole.

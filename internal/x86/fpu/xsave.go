@@ -48,6 +48,16 @@ func AreaSize(mask uint64, compacted bool) int {
 	return n
 }
 
+// Component is where the state component of that number, 2 or higher, is in the standard format, and its size in bytes (CPUID.(EAX=0DH)).
+func Component(n uint32) (offset, size int) {
+	for _, c := range extended {
+		if c.bit == 1<<n {
+			return c.offset, c.size
+		}
+	}
+	return 0, 0
+}
+
 // OperandSize is how many bytes of Env.Mem the memory operand of in has: for those whose Args say 0.
 // e must have RAX, RDX and XCR0.
 func OperandSize(in *decode.Inst, e *Env) int {
@@ -217,6 +227,15 @@ func loadExtended(s *x86.FPU, p []byte, bit uint64, n int) {
 	}
 }
 
+// InUse is what XGETBV with ECX=1 says: the components of xcr0 that are not in their initial state, MXCSR counting as SSE's (SDM vol. 1 13.2, 13.6).
+func InUse(s *x86.FPU, xcr0 uint64) uint64 {
+	use := inUse(s)
+	if s.MXCSR != mxcsrInit {
+		use |= CompSSE
+	}
+	return use & xcr0
+}
+
 // inUse is XINUSE: the components that are not in their initial state. MXCSR does not count (SDM vol. 1 13.6).
 func inUse(s *x86.FPU) uint64 {
 	var m uint64
@@ -257,11 +276,7 @@ func saveStandard(s *x86.FPU, p []byte, mask, write uint64, wide bool, xmms int)
 
 // saveCompact is XSAVEC and XSAVES: the initial optimisation, and components without gaps (SDM vol. 1 13.10, 13.11).
 func saveCompact(s *x86.FPU, p []byte, mask uint64, wide bool, xmms int) {
-	use := inUse(s)
-	if s.MXCSR != mxcsrInit {
-		use |= CompSSE
-	}
-	use &= mask
+	use := InUse(s, mask)
 	if use&CompX87 != 0 {
 		storeX87(s, p, wide)
 	}

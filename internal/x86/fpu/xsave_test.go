@@ -7,6 +7,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // Any image that FXRSTOR accepts leaves the registers that the processor has after it.
@@ -17,7 +18,7 @@ func TestFXRSTORAsTheProcessor(t *testing.T) {
 	e := new(Env)
 	var s x86.FPU
 	for range 2000 {
-		p := o.img.area()
+		p := o.area()
 		for i := range p {
 			p[i] = byte(r.Uint32())
 		}
@@ -29,8 +30,11 @@ func TestFXRSTORAsTheProcessor(t *testing.T) {
 		}
 		clear(e.Mem[:])
 		save(&s, e)
+		for i := range o.ymm() {
+			o.ymm()[i] = x86.YMM{le.Uint64(in[160+16*i:]), le.Uint64(in[168+16*i:])}
+		}
 		o.run(t, nil, &regs{}, 0)
-		want := *o.img.area()
+		want := *o.area()
 		for _, m := range [][]byte{e.Mem[:512], want[:]} {
 			clear(m[6:24])
 			clear(m[28:32])
@@ -42,26 +46,37 @@ func TestFXRSTORAsTheProcessor(t *testing.T) {
 	}
 }
 
-// hostXSAVE says whether the oracle can run XSAVE and, with bit, an extension of leaf 0DH.
-func hostXSAVE(t *testing.T, bit uint32) {
+// hostXSAVE says whether the oracle can run XSAVE, and an extension by its flag.
+func hostXSAVE(t *testing.T, flag string) {
 	t.Helper()
-	if _, _, c, _ := cpuid(1, 0); c>>27&1 == 0 {
-		t.Skip("the host's system has not enabled XSAVE")
-	}
-	if a, _, _, _ := cpuid(0xD, 1); bit != 0 && a&bit == 0 {
-		t.Skip("the host has no such extension of XSAVE")
+	if !model.Host().Has(flag) {
+		t.Skip("the host has no " + flag)
 	}
 }
 
-// XSAVE, XSAVEC and XRSTOR of x87 and SSE, bit for bit beside the host's.
+// components is how many states the oracle has: x87, SSE and, where the host has it, AVX.
+func components() int {
+	if model.Host().Has("avx") {
+		return 3
+	}
+	return 2
+}
+
+func initYMM(s *x86.FPU) {
+	for i := range s.Vec {
+		s.Vec[i][2], s.Vec[i][3] = 0, 0
+	}
+}
+
+// XSAVE, XSAVEC and XRSTOR of x87, SSE and AVX, bit for bit beside the host's.
 func TestXSAVEAsTheProcessor(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		code []byte
-		need uint32
+		need string
 	}{
-		{"XSAVE", []byte{0x0F, 0xAE, 0x26}, 0},
-		{"XSAVEC", []byte{0x0F, 0xC7, 0x26}, 2},
+		{"XSAVE", []byte{0x0F, 0xAE, 0x26}, "xsave"},
+		{"XSAVEC", []byte{0x0F, 0xC7, 0x26}, "xsavec"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			hostXSAVE(t, c.need)
@@ -73,21 +88,22 @@ func TestXSAVEAsTheProcessor(t *testing.T) {
 			for range 2000 {
 				state(r, &s)
 				s.FCW |= flagsX87
-				switch r.IntN(4) {
-				case 0: // x87 in its initial state
+				initial := r.IntN(16)
+				if initial&1 != 0 {
 					initX87(&s)
-				case 1:
-					initXMM(&s, 16)
-				case 2:
-					initX87(&s)
+				}
+				if initial&2 != 0 {
 					initXMM(&s, 16)
 				}
-				put(o.img.area(), &s)
+				if initial&4 != 0 || components() < 3 {
+					initYMM(&s)
+				}
+				o.load(&s)
 				for i := range e.Mem {
 					e.Mem[i] = byte(r.Uint32())
 				}
 				copy(o.operand()[:], e.Mem[:])
-				mask := uint64(r.IntN(4))
+				mask := uint64(r.IntN(1 << components()))
 				e.RAX, e.RDX = mask, 0
 				fn(&s, e)
 				o.run(t, c.code, &regs{ax: mask}, 0)
@@ -114,26 +130,31 @@ func TestXSAVEAsTheProcessor(t *testing.T) {
 }
 
 func TestXRSTORAsTheProcessor(t *testing.T) {
-	hostXSAVE(t, 2)
+	hostXSAVE(t, "xsavec")
 	r := rand.New(rand.NewPCG(7, 8))
 	code := []byte{0x0F, 0xAE, 0x2E}
 	fn := compiled(t, decode.Mode64, code...)
 	var o oracle
-	e := &Env{XCR0: 3}
+	e := &Env{XCR0: 7}
 	var s, from x86.FPU
+	all := 1 << components()
 	for i := range 4000 {
 		state(r, &s)
 		s.FCW |= flagsX87
 		state(r, &from)
 		from.FCW |= flagsX87
-		put(o.img.area(), &s)
+		o.load(&s)
 		img := (*[512]byte)(e.Mem[:])
 		put(img, &from)
-		clear(e.Mem[512:])
-		bv, mask := uint64(r.IntN(4)), uint64(r.IntN(4))
+		clear(e.Mem[512:576])
+		for i := range from.Vec {
+			le.PutUint64(e.Mem[576+16*i:], from.Vec[i][2])
+			le.PutUint64(e.Mem[584+16*i:], from.Vec[i][3])
+		}
+		bv, mask := uint64(r.IntN(all)), uint64(r.IntN(all))
 		le.PutUint64(e.Mem[512:], bv)
 		if i&1 == 1 {
-			le.PutUint64(e.Mem[520:], bv|uint64(r.IntN(4))|compact)
+			le.PutUint64(e.Mem[520:], bv|uint64(r.IntN(all))|compact)
 		}
 		copy(o.operand()[:], e.Mem[:])
 		e.RAX = mask
@@ -144,12 +165,15 @@ func TestXRSTORAsTheProcessor(t *testing.T) {
 		o.run(t, code, &regs{ax: mask}, 0)
 		var got [512]byte
 		put(&got, &s)
-		want := *o.img.area()
+		want := *o.area()
 		clear(want[6:24])
 		clear(want[28:32])
 		clear(want[416:])
 		if got != want {
 			t.Fatalf("XSTATE_BV %#x XCOMP_BV %#x mask %d:\n% x, the processor's\n% x", bv, header, mask, got[:176], want[:176])
+		}
+		if all == 8 && s.Vec != *o.ymm() {
+			t.Fatalf("XSTATE_BV %#x XCOMP_BV %#x mask %d:\n%x, the processor's\n%x", bv, header, mask, s.Vec, *o.ymm())
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package interp
 
-import "vitrine.dev/vitrine/internal/x86/decode"
+import (
+	"vitrine.dev/vitrine/internal/x86"
+	"vitrine.dev/vitrine/internal/x86/decode"
+)
 
 // binders holds how each integer instruction is bound. Vector instructions go to bindVec, system instructions to systemHandler.
 var binders = [decode.NumOps]binder{
@@ -62,6 +65,22 @@ var binders = [decode.NumOps]binder{
 	decode.TZCNT:  bindCount(tzcnt),
 	decode.LZCNT:  bindCount(lzcnt),
 	decode.CRC32:  bindCRC32,
+
+	decode.ANDN:   bindBMI(true, andn),
+	decode.BEXTR:  bindBMI(true, bextr),
+	decode.BLSR:   bindBMI(true, blsr),
+	decode.BLSMSK: bindBMI(true, blsmsk),
+	decode.BLSI:   bindBMI(true, blsi),
+	decode.BZHI:   bindBMI(true, bzhi),
+	decode.PEXT:   bindBMI(false, pext),
+	decode.PDEP:   bindBMI(false, pdep),
+	decode.SHLX:   bindBMI(false, shlx),
+	decode.SHRX:   bindBMI(false, shrx),
+	decode.SARX:   bindBMI(false, sarx),
+	decode.RORX:   bindRORX,
+	decode.MULX:   bindMULX,
+	decode.ADCX:   bindADX(x86.CF),
+	decode.ADOX:   bindADX(x86.OF),
 
 	decode.PUSH:  bindPUSH,
 	decode.POP:   bindPOP,

@@ -8,10 +8,6 @@ import (
 
 // Control and debug registers (SDM vol. 3A 2.5 and vol. 3B 17.2).
 
-// cr4Bits is what CPUID offers in CR4.
-const cr4Bits = x86.CR4TSD | x86.CR4DE | x86.CR4PSE | x86.CR4PAE | x86.CR4MCE | x86.CR4PGE | x86.CR4PCE | x86.CR4OSFXSR | x86.CR4OSXMMEXCPT |
-	x86.CR4UMIP | x86.CR4LA57 | x86.CR4FSGSBASE | x86.CR4PCIDE | x86.CR4OSXSAVE | x86.CR4SMEP | x86.CR4SMAP
-
 // movCR is MOV to and from a control register.
 func movCR(c *CPU, o *op) bool {
 	d, s := o.inst.Args[0], o.inst.Args[1]
@@ -135,7 +131,7 @@ func (c *CPU) setCR3(v uint64) bool {
 }
 
 func (c *CPU) setCR4(v uint64) bool {
-	if v&^cr4Bits != 0 {
+	if v&^c.vm.cr4 != 0 {
 		return c.raiseCode(x86.GP, 0)
 	}
 	changed := v ^ c.cr4

@@ -9,7 +9,7 @@ import (
 	"vitrine.dev/vitrine/internal/x86/mmu"
 )
 
-// What CPUID says. Only what works is offered: each feature bit below is one that the SDM's chapters on it were followed for.
+// What CPUID says. The feature bits are the model's (package model), the rest is here.
 //
 // The vendor is GenuineIntel because native_calibrate_tsc() believes leaf 15H of no other (Linux v4.7, aa297292d708), and the model is an
 // in-order Atom because arch/x86/kernel/cpu/common.c lists it as not speculating (cpu_vuln_whitelist, Linux v4.15 on), which spares guests retpolines and page-table
@@ -22,109 +22,7 @@ const (
 
 	// CrystalHz is the core crystal clock of leaf 15H, and the LAPIC timer's clock.
 	CrystalHz = 1_000_000_000
-
-	xcr0Bits = fpu.CompX87 | fpu.CompSSE
 )
-
-// Leaf 1 EDX, by bit number.
-const leaf1EDX = 1<<0 | // FPU
-	1<<2 | // DE
-	1<<3 | // PSE
-	1<<4 | // TSC
-	1<<5 | // MSR
-	1<<6 | // PAE
-	1<<7 | // MCE, with no banks: Linux complains of a processor without
-	1<<8 | // CX8
-	1<<9 | // APIC
-	1<<11 | // SEP
-	1<<12 | // MTRR
-	1<<13 | // PGE
-	1<<14 | // MCA
-	1<<15 | // CMOV
-	1<<16 | // PAT
-	1<<17 | // PSE-36
-	1<<19 | // CLFSH
-	1<<23 | // MMX
-	1<<24 | // FXSR
-	1<<25 | // SSE
-	1<<26 // SSE2
-
-// Leaf 1 ECX.
-const leaf1ECX = 1<<0 | // SSE3
-	1<<1 | // PCLMULQDQ
-	1<<9 | // SSSE3
-	1<<13 | // CX16
-	1<<17 | // PCID
-	1<<19 | // SSE4.1
-	1<<20 | // SSE4.2
-	1<<21 | // x2APIC
-	1<<22 | // MOVBE
-	1<<23 | // POPCNT
-	1<<24 | // TSC deadline
-	1<<25 | // AES
-	1<<26 | // XSAVE
-	1<<30 | // RDRAND
-	1<<31 // a hypervisor
-
-// Those of leaf 1 that are package fpu's to execute.
-const (
-	fpuEDX = 1<<23 | 1<<25 | 1<<26
-	fpuECX = 1<<0 | 1<<1 | 1<<9 | 1<<19 | 1<<20 | 1<<25
-	fpu7   = 1 << 29
-)
-
-// Leaf 7 EBX, ECX.
-const (
-	leaf7EBX = 1<<0 | // FSGSBASE
-		1<<1 | // TSC_ADJUST
-		1<<6 | // FDP_EXCPTN_ONLY
-		1<<7 | // SMEP
-		1<<9 | // enhanced REP MOVSB and STOSB
-		1<<10 | // INVPCID
-		1<<13 | // FCS and FDS are zero
-		1<<18 | // RDSEED
-		1<<20 | // SMAP
-		1<<23 | // CLFLUSHOPT
-		1<<24 | // CLWB
-		1<<29 // SHA
-	leaf7ECX = 1<<2 | // UMIP
-		1<<16 | // LA57
-		1<<22 // RDPID
-)
-
-// Leaf 80000001H.
-const (
-	leafExtECX = 1<<0 | // LAHF in 64-bit mode
-		1<<8 // PREFETCHW
-	leafExtEDX = 1<<11 | // SYSCALL
-		1<<20 | // NX
-		1<<26 | // 1 GiB pages
-		1<<27 | // RDTSCP
-		1<<29 // long mode
-)
-
-// features is what the decoder knows of the above.
-const features = decode.AllFeatures &^ (decode.FeatureBMI1 | decode.FeatureLZCNT | decode.FeatureADX | decode.FeatureVMX | decode.FeatureSVM |
-	decode.FeatureMONITOR | decode.FeaturePKU | decode.FeatureXSAVES)
-
-// hostFeatures is features without what the host cannot execute.
-func hostFeatures() decode.Features {
-	f := decode.Features(features)
-	h := fpu.HostFeatures()
-	for _, r := range [...]struct {
-		has bool
-		f   decode.Features
-	}{
-		{h.Leaf1ECX>>0&1 != 0, decode.FeatureSSE3}, {h.Leaf1ECX>>1&1 != 0, decode.FeaturePCLMUL}, {h.Leaf1ECX>>9&1 != 0, decode.FeatureSSSE3},
-		{h.Leaf1ECX>>19&1 != 0, decode.FeatureSSE41}, {h.Leaf1ECX>>20&1 != 0, decode.FeatureSSE42}, {h.Leaf1ECX>>25&1 != 0, decode.FeatureAES},
-		{h.Leaf7EBX>>29&1 != 0, decode.FeatureSHA},
-	} {
-		if !r.has {
-			f &^= r.f
-		}
-	}
-	return f
-}
 
 // cpuid is CPUID with these EAX and ECX.
 func (c *CPU) cpuid(leaf, sub uint32) (a, b, cx, d uint32) {
@@ -140,13 +38,17 @@ func (c *CPU) cpuid(leaf, sub uint32) (a, b, cx, d uint32) {
 	}
 	n := uint32(len(c.vm.cpus))
 	id := uint32(c.ID)
-	hf := fpu.HostFeatures()
+	m := &c.vm.model
+	part := sub
+	if leaf != 7 && leaf != 0xD { // whose ECX says nothing
+		part = 0
+	}
+	r := m.CPUID(leaf, part)
 	switch leaf {
 	case 0:
 		return maxLeaf, word(vendor), word(vendor[8:]), word(vendor[4:])
 	case 1:
-		cx = leaf1ECX &^ (fpuECX &^ hf.Leaf1ECX)
-		d = leaf1EDX &^ (fpuEDX &^ hf.Leaf1EDX)
+		cx, d = r[2], r[3]
 		if c.cr4&x86.CR4OSXSAVE != 0 {
 			cx |= 1 << 27
 		}
@@ -164,9 +66,7 @@ func (c *CPU) cpuid(leaf, sub uint32) (a, b, cx, d uint32) {
 	case 6:
 		return 1 << 2, 0, 0, 0 // ARAT: the LAPIC timer always runs
 	case 7:
-		if sub == 0 {
-			return 0, leaf7EBX &^ (fpu7 &^ hf.Leaf7EBX), leaf7ECX, 0
-		}
+		return 0, r[1], r[2], r[3]
 	case 0xB:
 		// Two levels: one thread a core, all cores in one package.
 		switch sub {
@@ -177,11 +77,19 @@ func (c *CPU) cpuid(leaf, sub uint32) (a, b, cx, d uint32) {
 		}
 		return 0, 0, sub, id
 	case 0xD:
+		if !m.Has("xsave") {
+			return 0, 0, 0, 0
+		}
 		switch sub {
 		case 0:
-			return xcr0Bits, uint32(fpu.AreaSize(c.xcr0, false)), uint32(fpu.AreaSize(xcr0Bits, false)), 0
+			return uint32(c.vm.xcr0), uint32(fpu.AreaSize(c.xcr0, false)), uint32(fpu.AreaSize(c.vm.xcr0, false)), 0
 		case 1:
-			return hf.LeafD1EAX & 7, uint32(fpu.AreaSize(c.xcr0, true)), 0, 0 // XSAVEOPT, XSAVEC, XGETBV with ECX=1
+			return r[0], uint32(fpu.AreaSize(c.xcr0, true)), 0, 0
+		default:
+			if sub < 64 && c.vm.xcr0>>sub&1 != 0 {
+				off, size := fpu.Component(sub)
+				return uint32(size), uint32(off), 0, 0
+			}
 		}
 	case 0x15:
 		// TSC = crystal * EBX / EAX.
@@ -193,7 +101,7 @@ func (c *CPU) cpuid(leaf, sub uint32) (a, b, cx, d uint32) {
 	case 0x80000000:
 		return maxExt, 0, 0, 0
 	case 0x80000001:
-		cx, d = leafExtECX, leafExtEDX
+		cx, d = r[2], r[3]
 		if c.mode != decode.Mode64 {
 			d &^= 1 << 11 // SYSCALL is 64-bit mode's alone on Intel processors
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 func newCPU(vm *VM, id int, io hv.IO) *CPU {
-	c := &CPU{ID: id, vm: vm, io: io, ram: vm.ram, features: hostFeatures()}
+	c := &CPU{ID: id, vm: vm, io: io, ram: vm.ram, features: vm.model.Decode()}
 	c.tsc.base, c.tsc.mul = vm.tscBase, tscMul()
 	c.tlbs.init()
 	c.Reset()
@@ -97,7 +97,7 @@ func (c *CPU) SetState(s *x86.State) error {
 	if s.Pending.Valid {
 		return fmt.Errorf("interp: state with an event of vector %d under way", s.Pending.Vector)
 	}
-	if s.CR4&^uint64(cr4Bits) != 0 || s.XCR0&^uint64(xcr0Bits) != 0 {
+	if s.CR4&^c.vm.cr4 != 0 || s.XCR0&^(c.vm.xcr0|1) != 0 {
 		return fmt.Errorf("interp: state with features that this CPU has not: CR4 %#x, XCR0 %#x", s.CR4, s.XCR0)
 	}
 	for n, v := range s.MSR {

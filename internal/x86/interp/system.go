@@ -3,6 +3,7 @@ package interp
 import (
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
+	"vitrine.dev/vitrine/internal/x86/fpu"
 )
 
 // systemHandler is the handler of a system instruction, or nil where in is none.
@@ -354,7 +355,10 @@ func xgetbv(c *CPU, o *op) bool {
 	case 0:
 		v = c.xcr0
 	case 1:
-		v = c.xcr0 // as if all enabled components were in use
+		if !c.vm.model.Has("xgetbv1") {
+			return c.raiseCode(x86.GP, 0)
+		}
+		v = fpu.InUse(&c.fpu, c.xcr0)
 	default:
 		return c.raiseCode(x86.GP, 0)
 	}
@@ -367,7 +371,7 @@ func xsetbv(c *CPU, o *op) bool {
 		return c.raise(x86.UD)
 	}
 	v := c.gpr[x86.RAX]&0xFFFFFFFF | c.gpr[x86.RDX]<<32
-	if uint32(c.gpr[x86.RCX]) != 0 || v&1 == 0 || v&^xcr0Bits != 0 {
+	if uint32(c.gpr[x86.RCX]) != 0 || v&1 == 0 || v&^c.vm.xcr0 != 0 || v&(fpu.CompSSE|fpu.CompAVX) == fpu.CompAVX {
 		return c.raiseCode(x86.GP, 0)
 	}
 	c.xcr0 = v

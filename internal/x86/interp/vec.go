@@ -22,8 +22,14 @@ type vecOp struct {
 
 // bindVec binds an instruction of package fpu.
 func bindVec(bd *builder, in *decode.Inst, o *op) handler {
+	if in.Prefix&decode.Vex != 0 {
+		bd.protected(o)
+	}
 	if h := bindVecMove(bd, in, o); h != nil {
 		return h
+	}
+	if fpu.Masked(in) {
+		return bindMasked(bd, in, o)
 	}
 	fn, err := fpu.Compile(in)
 	if err != nil {
@@ -68,6 +74,8 @@ func checkFor(in *decode.Inst) func(*CPU) bool {
 		return (*CPU).checkX87
 	case in.Flags&decode.SSE != 0:
 		return (*CPU).checkSSE
+	case in.Flags&decode.AVX != 0:
+		return (*CPU).checkAVX
 	case in.Flags&decode.MMXUnit != 0:
 		return (*CPU).checkMMX
 	case in.Flags&decode.X87 != 0:
@@ -111,6 +119,18 @@ func (c *CPU) checkSSE() bool {
 		return c.raise(x86.UD)
 	}
 	return c.raise(x86.NM)
+}
+
+// checkAVX is for 64-bit code; builder.protected checks the mode of other code.
+func (c *CPU) checkAVX() bool {
+	const state = fpu.CompSSE | fpu.CompAVX
+	switch {
+	case c.cr4&x86.CR4OSXSAVE == 0 || c.xcr0&state != state:
+		return c.raise(x86.UD)
+	case c.cr0&x86.CR0TS != 0:
+		return c.raise(x86.NM)
+	}
+	return true
 }
 
 func (c *CPU) checkXSAVE() bool {
@@ -175,7 +195,7 @@ func (c *CPU) vecOut(o *op) bool {
 		c.setStatus(e.RFLAGS)
 	}
 	switch in.Op {
-	case decode.PCMPESTRI, decode.PCMPISTRI:
+	case decode.PCMPESTRI, decode.PCMPISTRI, decode.VPCMPESTRI, decode.VPCMPISTRI:
 		c.gpr[x86.RCX] = e.RCX
 	}
 	return true
@@ -233,7 +253,11 @@ func alignment(in *decode.Inst) uint64 {
 		return 64
 	}
 	if in.Flags&decode.Aligned != 0 {
-		return 16
+		for i := range in.NArgs {
+			if a := &in.Args[i]; a.Kind == decode.Mem {
+				return uint64(a.Size)
+			}
+		}
 	}
 	return 1
 }
@@ -245,17 +269,21 @@ func bindVecMove(bd *builder, in *decode.Inst, o *op) handler {
 	}
 	d, s := in.Args[0], in.Args[1]
 	var n, align uint64
+	vex := in.Prefix&decode.Vex != 0
 	switch in.Op {
+	case decode.VMOVAPS, decode.VMOVAPD, decode.VMOVDQA, decode.VMOVNTDQ, decode.VMOVNTPS, decode.VMOVNTPD, decode.VMOVNTDQA:
+		n = uint64(d.Size)
+		align = n - 1
+	case decode.VMOVUPS, decode.VMOVUPD, decode.VMOVDQU, decode.VLDDQU:
+		n = uint64(d.Size)
 	case decode.MOVAPS, decode.MOVAPD, decode.MOVDQA, decode.MOVNTDQ, decode.MOVNTPS, decode.MOVNTPD:
 		n, align = 16, 15
 	case decode.MOVUPS, decode.MOVUPD, decode.MOVDQU, decode.LDDQU:
 		n = 16
-	case decode.MOVSDX:
+	case decode.MOVSDX, decode.VMOVSD, decode.MOVQ, decode.VMOVQ:
 		n = 8
-	case decode.MOVSS:
+	case decode.MOVSS, decode.VMOVSS:
 		n = 4
-	case decode.MOVQ:
-		n = 8
 	default:
 		return nil
 	}
@@ -264,8 +292,11 @@ func bindVecMove(bd *builder, in *decode.Inst, o *op) handler {
 		o.dst = d.Reg
 	case d.Kind == decode.Mem && s.Kind == decode.XMM:
 		o.src = s.Reg
-	case n == 16 && d.Kind == decode.XMM && s.Kind == decode.XMM:
-		o.dst, o.src = d.Reg, s.Reg
+	case n >= 16 && d.Kind == decode.XMM && s.Kind == decode.XMM:
+		o.dst, o.src, o.size = d.Reg, s.Reg, uint8(n)
+		if vex {
+			return vexCopy
+		}
 		return vecCopy
 	default:
 		return nil
@@ -273,8 +304,13 @@ func bindVecMove(bd *builder, in *decode.Inst, o *op) handler {
 	o.imm = align
 	o.size = uint8(n)
 	bd.mem(o)
-	if d.Kind == decode.Mem {
+	switch {
+	case d.Kind == decode.Mem && vex:
+		return vexStore
+	case d.Kind == decode.Mem:
 		return vecStore
+	case vex:
+		return vexLoad
 	}
 	return vecLoad
 }
@@ -288,10 +324,10 @@ func vecCopy(c *CPU, o *op) bool {
 	return true
 }
 
-func vecLoad(c *CPU, o *op) bool {
-	if !c.checkSSE() {
-		return false
-	}
+func vecLoad(c *CPU, o *op) bool { return c.checkSSE() && c.loadVector(o) }
+
+// loadVector loads 4, 8 or 16 bytes into the lower half of a register.
+func (c *CPU) loadVector(o *op) bool {
 	va := c.addr(o)
 	d := &c.fpu.Vec[o.dst&15]
 	switch {
@@ -323,10 +359,10 @@ func vecLoad(c *CPU, o *op) bool {
 	return ok
 }
 
-func vecStore(c *CPU, o *op) bool {
-	if !c.checkSSE() {
-		return false
-	}
+func vecStore(c *CPU, o *op) bool { return c.checkSSE() && c.storeVector(o) }
+
+// storeVector stores the low 4, 8 or 16 bytes of a register.
+func (c *CPU) storeVector(o *op) bool {
 	va := c.addr(o)
 	s := &c.fpu.Vec[o.src&15]
 	switch {
@@ -346,6 +382,71 @@ func vecStore(c *CPU, o *op) bool {
 		return c.store64(va, s[0])
 	}
 	return c.store32(va, uint32(s[0]))
+}
+
+func vexCopy(c *CPU, o *op) bool {
+	if !c.checkAVX() {
+		return false
+	}
+	v := c.fpu.Vec[o.src&15]
+	if o.size == 16 {
+		v[2], v[3] = 0, 0
+	}
+	c.fpu.Vec[o.dst&15] = v
+	return true
+}
+
+func vexLoad(c *CPU, o *op) bool {
+	if !c.checkAVX() {
+		return false
+	}
+	if o.size == 32 {
+		va := c.addr(o)
+		if va&o.imm != 0 {
+			return c.misalignedSSE(va)
+		}
+		d, e := &c.fpu.Vec[o.dst&15], c.tlb.entry(va)
+		if off := va - e.read; off <= pageSize-32 {
+			*d = x86.YMM{*e.at64(off), *e.at64(off + 8), *e.at64(off + 16), *e.at64(off + 24)}
+			return true
+		}
+		var p [32]byte
+		if !c.slowLoadN(va, p[:]) {
+			return false
+		}
+		for i := range d {
+			d[i] = binary.LittleEndian.Uint64(p[8*i:])
+		}
+		return true
+	}
+	if !c.loadVector(o) {
+		return false
+	}
+	c.fpu.Vec[o.dst&15][2], c.fpu.Vec[o.dst&15][3] = 0, 0
+	return true
+}
+
+func vexStore(c *CPU, o *op) bool {
+	if !c.checkAVX() {
+		return false
+	}
+	if o.size != 32 {
+		return c.storeVector(o)
+	}
+	va := c.addr(o)
+	if va&o.imm != 0 {
+		return c.misalignedSSE(va)
+	}
+	s, e := &c.fpu.Vec[o.src&15], c.tlb.entry(va)
+	if off := va - e.write; off <= pageSize-32 {
+		*e.at64(off), *e.at64(off + 8), *e.at64(off + 16), *e.at64(off + 24) = s[0], s[1], s[2], s[3]
+		return true
+	}
+	var p [32]byte
+	for i, v := range s {
+		binary.LittleEndian.PutUint64(p[8*i:], v)
+	}
+	return c.slowStoreN(va, p[:])
 }
 
 // misalignedSSE raises #GP(0), or what a non-canonical address raises first.

@@ -9,12 +9,18 @@ import (
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/x86/jit"
+	"vitrine.dev/vitrine/internal/x86"
+	"vitrine.dev/vitrine/internal/x86/fpu"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // A VM is the processors of one guest. It watches their memory: code that was decoded, and writes that must be seen.
 type VM struct {
 	ram       *mem.Memory
-	cpus      []*CPU // complete before the first runs
+	model     model.Set // which features the processors have; what follows from it:
+	cr4       uint64    // the bits that CR4 can have
+	xcr0      uint64    // and XCR0
+	cpus      []*CPU    // complete before the first runs
 	tscBase   uint64
 	holders   holders     // of decoded code
 	translate Translation // Size 0: interpret only
@@ -24,6 +30,7 @@ type VM struct {
 // NewVM makes a guest without processors around ram.
 func NewVM(ram *mem.Memory) *VM {
 	vm := &VM{ram: ram, tscBase: rdtsc()}
+	vm.SetModel(model.Engine())
 	ram.Watch(vm)
 	return vm
 }
@@ -45,6 +52,13 @@ func (vm *VM) Translate(how Translation) error {
 	}
 	vm.translate = how
 	return nil
+}
+
+// SetModel makes the features of s, which must be among the engine's, those of the processors. Call it before NewCPU; without it they have all.
+func (vm *VM) SetModel(s model.Set) {
+	vm.model = s
+	vm.cr4 = s.CR4() | x86.CR4PCE
+	vm.xcr0 = s.XCR0() & fpu.SupportedXCR0
 }
 
 // NewCPU adds processor number id, reset. Call it before any CPU runs. A CPU for whose code the host has no room interprets.
