@@ -41,6 +41,7 @@ var regNames = [numRegs]string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", 
 type State struct {
 	Regs [numRegs]uint64
 	FX   [512]byte // as FXSAVE64 writes it
+	YMM  [256]byte // upper halves of the YMM registers, as XSAVE writes them; zero without AVX
 }
 
 // A Case is what is run.
@@ -91,7 +92,7 @@ func (c *Case) String() string {
 	for i, v := range c.Regs {
 		fmt.Fprintf(&b, "%s %#x\n", regNames[i], v)
 	}
-	fmt.Fprintf(&b, "fx %x\n", bytes.TrimRight(c.FX[:416], "\x00"))
+	fmt.Fprintf(&b, "fx %x\nymm %x\n", bytes.TrimRight(c.FX[:416], "\x00"), bytes.TrimRight(c.YMM[:], "\x00"))
 	return b.String()
 }
 
@@ -126,9 +127,13 @@ func (c *Case) set(name, value string) (err error) {
 	case "seed":
 		c.Seed, err = strconv.ParseUint(value, 10, 64)
 		return err
-	case "fx":
+	case "fx", "ymm":
+		to := c.FX[:]
+		if name == "ymm" {
+			to = c.YMM[:]
+		}
 		p, err := hex.DecodeString(value)
-		copy(c.FX[:], p)
+		copy(to, p)
 		return err
 	}
 	for i, n := range regNames {

@@ -24,7 +24,7 @@ var fxRanges = []struct {
 
 // Differences lists where want (the processor's) and got (interp's) differ, a line each; nothing if they agree.
 func Differences(c *Case, want, got *Outcome) []string {
-	if want.Regs == got.Regs && want.FX == got.FX && want.Vector == got.Vector && want.Addr == got.Addr && want.Data == got.Data {
+	if want.Regs == got.Regs && want.FX == got.FX && want.YMM == got.YMM && want.Vector == got.Vector && want.Addr == got.Addr && want.Data == got.Data {
 		return nil
 	}
 	t := tolerated(c, want, got)
@@ -50,11 +50,16 @@ func Differences(c *Case, want, got *Outcome) []string {
 		}
 	}
 	for _, r := range fxRanges {
-		if t.x87 && r.to <= 5 || t.x87 && r.from >= 32 && r.to <= 154 {
+		if t.vectors && r.from >= 160 || t.x87 && r.to <= 5 || t.x87 && r.from >= 32 && r.to <= 154 {
 			continue
 		}
 		if a, b := want.FX[r.from:r.to], got.FX[r.from:r.to]; !bytes.Equal(a, b) {
 			say("%s: processor %x, interp %x", r.name, reverse(a), reverse(b))
+		}
+	}
+	for i := 0; i < len(want.YMM) && !t.vectors; i += 16 {
+		if a, b := want.YMM[i:i+16], got.YMM[i:i+16]; !bytes.Equal(a, b) {
+			say("ymm%d upper: processor %x, interp %x", i/16, reverse(a), reverse(b))
 		}
 	}
 	for i := 0; i < dataLen; i += 8 {

@@ -6,18 +6,19 @@ import (
 	"slices"
 
 	"vitrine.dev/vitrine/internal/x86/decode"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // features is what is generated: all that interp offers. Bytes that mean something else to a decoder that knows more are left out.
-const features = decode.AllFeatures &^ (decode.FeatureBMI1 | decode.FeatureLZCNT | decode.FeatureADX | decode.FeatureVMX | decode.FeatureSVM |
-	decode.FeatureMONITOR | decode.FeaturePKU | decode.FeatureXSAVES)
+var features = model.Engine().Decode()
 
 // A form is an instruction to make variants of: prefix, opcode, and what of its ModRM byte is fixed.
 type form struct {
 	pfx    uint8 // 0, 66, F3, F2
 	opmap  uint8
 	opcode uint8
-	w      bool
+	vex    bool
+	l, w   bool
 	mem    bool  // a memory operand
 	modrm  int16 // bits that are fixed, or -1 for no ModRM byte
 	mask   uint8 // which bits those are
@@ -32,12 +33,13 @@ var classes = []struct {
 	weight int
 	has    func(*decode.Inst) bool
 }{
-	{50, func(in *decode.Inst) bool { return in.Flags&decode.Vec == 0 }},
-	{15, func(in *decode.Inst) bool { return in.Flags&decode.X87 != 0 }},
-	{8, func(in *decode.Inst) bool { return in.Flags&decode.MMXUnit != 0 }},
-	{27, func(in *decode.Inst) bool {
-		return in.Flags&(decode.X87|decode.MMXUnit) == 0 && in.Flags&decode.Vec != 0
+	{45, func(in *decode.Inst) bool { return in.Flags&decode.Vec == 0 }},
+	{10, func(in *decode.Inst) bool { return in.Flags&decode.X87 != 0 }},
+	{5, func(in *decode.Inst) bool { return in.Flags&decode.MMXUnit != 0 }},
+	{20, func(in *decode.Inst) bool {
+		return in.Flags&(decode.X87|decode.MMXUnit|decode.AVX) == 0 && in.Flags&decode.Vec != 0
 	}},
+	{20, func(in *decode.Inst) bool { return in.Flags&decode.AVX != 0 }},
 }
 
 // enumerate asks the decoder for every opcode with every prefix and ModRM byte, and keeps one of each kind.
@@ -48,6 +50,7 @@ func enumerate(mode decode.Mode) [][]form {
 		opcode uint8
 		pfx    uint8
 		w, mem bool
+		vex, l bool
 		reg    uint8
 		flags  decode.Flags
 		args   [4]decode.Kind
@@ -55,21 +58,22 @@ func enumerate(mode decode.Mode) [][]form {
 	}
 	out := make([][]form, len(classes))
 	seen := map[kind]bool{}
-	for i := range 4 * 256 * 4 * 2 * 256 {
-		f := form{modrm: int16(i & 0xFF), w: i>>8&1 != 0, pfx: [4]uint8{0, 0x66, 0xF3, 0xF2}[i>>9&3], opcode: uint8(i >> 11), opmap: uint8(i >> 19)}
-		if f.w && mode != decode.Mode64 {
+	for i := range 3 * 4 * 256 * 4 * 2 * 256 {
+		f := form{modrm: int16(i & 0xFF), w: i>>8&1 != 0, pfx: [4]uint8{0, 0x66, 0xF3, 0xF2}[i>>9&3], opcode: uint8(i >> 11), opmap: uint8(i >> 19 & 3),
+			vex: i>>21 != 0, l: i>>22 != 0}
+		if f.w && mode != decode.Mode64 && !f.vex || f.vex && f.opmap == 0 {
 			continue
 		}
 		if f.modrm&0xC0 != 0xC0 && f.modrm&0xC7 != 0x04 { // of memory forms, one with a SIB byte
 			continue
 		}
-		code := f.bytes(uint8(f.modrm), 0x25)
+		code := f.bytes(uint8(f.modrm), 0x25, 0, 0)
 		in, err := decode.Decode(append(code, make([]byte, 12)...), mode, features)
 		if err != nil || !wanted(&in) || in.Opcode != f.opcode || in.Map != f.opmap {
 			continue
 		}
 		f.in, f.mem = in, f.modrm < 0xC0 && in.Flags&decode.HasModRM != 0
-		k := kind{op: in.Op, opmap: f.opmap, opcode: f.opcode, pfx: f.pfx, w: f.w, mem: f.mem, flags: in.Flags}
+		k := kind{op: in.Op, opmap: f.opmap, opcode: f.opcode, pfx: f.pfx, w: f.w, mem: f.mem, vex: f.vex, l: f.l, flags: in.Flags}
 		group := f.group(mode, &in)
 		switch {
 		case in.Flags&decode.HasModRM == 0:
@@ -91,10 +95,10 @@ func enumerate(mode decode.Mode) [][]form {
 		if seen[k] {
 			continue
 		}
-		if f.pfx == 0xF2 || f.pfx == 0xF3 { // of no meaning to most
+		if !f.vex && (f.pfx == 0xF2 || f.pfx == 0xF3) { // of no meaning to most
 			plain := f
 			plain.pfx = 0
-			other, err := decode.Decode(append(plain.bytes(uint8(f.modrm), 0x25), make([]byte, 12)...), mode, features)
+			other, err := decode.Decode(append(plain.bytes(uint8(f.modrm), 0x25, 0, 0), make([]byte, 12)...), mode, features)
 			if err == nil && other.Op == in.Op && other.Args == in.Args {
 				continue
 			}
@@ -111,8 +115,11 @@ func enumerate(mode decode.Mode) [][]form {
 
 // group tells whether the reg field of in is a part of the opcode: another decodes to something else, or no operand comes from it.
 func (f *form) group(mode decode.Mode, in *decode.Inst) bool {
+	if in.Flags&decode.VSIB != 0 { // a register that it uses twice is an error, no other opcode
+		return false
+	}
 	for reg := range uint8(8) {
-		code := f.bytes(uint8(f.modrm)&0xC7|reg<<3, 0x25)
+		code := f.bytes(uint8(f.modrm)&0xC7|reg<<3, 0x25, 0, 0)
 		other, err := decode.Decode(append(code, make([]byte, 12)...), mode, features)
 		if err != nil || other.Op != in.Op || other.NArgs != in.NArgs {
 			return true
@@ -121,9 +128,17 @@ func (f *form) group(mode decode.Mode, in *decode.Inst) bool {
 	return false
 }
 
-// bytes are the instruction without displacement and immediate.
-func (f *form) bytes(modrm, sib uint8) []byte {
+// bytes are the instruction without displacement and immediate; of rex, with VEX too, R, X and B count.
+func (f *form) bytes(modrm, sib, rex, vvvv uint8) []byte {
 	var b []byte
+	if f.vex {
+		b = f.prefix(rex, vvvv)
+		b = append(b, f.opcode, modrm)
+		if modrm < 0xC0 && modrm&7 == 4 {
+			b = append(b, sib)
+		}
+		return b
+	}
 	if f.pfx != 0 {
 		b = append(b, f.pfx)
 	}
@@ -136,6 +151,21 @@ func (f *form) bytes(modrm, sib uint8) []byte {
 		b = append(b, sib)
 	}
 	return b
+}
+
+// prefix is VEX with these bits, in two bytes where that can be.
+func (f *form) prefix(rex, vvvv uint8) []byte {
+	last := (vvvv^15)<<3 | [...]uint8{0: 0, 0x66: 1, 0xF3: 2, 0xF2: 3}[f.pfx]
+	if f.l {
+		last |= 4
+	}
+	if f.opmap == 1 && !f.w && rex&3 == 0 {
+		return []byte{0xC5, (rex>>2&1^1)<<7 | last}
+	}
+	if f.w {
+		last |= 0x80
+	}
+	return []byte{0xC4, (rex&4>>2|rex&2|rex&1<<2)<<5 ^ 0xE0 | f.opmap, last}
 }
 
 // unwanted operations ask the machine, the kernel or the clock something, or have results that depend on more than a case has.
@@ -258,6 +288,10 @@ func (g *generator) instruction() (decode.Inst, []byte) {
 		if in.Op == decode.CMPXCHG && in.Size == 4 && in.Args[0].Kind == decode.GPR {
 			continue
 		}
+		// Outside of 64-bit mode VEX.W of VPEXTRD and VPINSRD is ignored by Intel's processors, #UD on AMD's.
+		if (in.Op == decode.VPEXTRD || in.Op == decode.VPINSRD) && in.Prefix&decode.RexW != 0 {
+			continue
+		}
 		// MOVSXD of 16 bits reads 32 on AMD's processors. ARPL writes memory only where it must, and interp asks whether it could.
 		// SYSRET outside of 64-bit mode is #UD on Intel's processors, #GP for user code on AMD's.
 		if in.Op == decode.MOVSXD && in.Size == 2 || in.Op == decode.ARPL && in.Args[0].Kind == decode.Mem || in.Op == decode.SYSRET {
@@ -300,7 +334,7 @@ func (g *generator) pick() *form {
 func (g *generator) address(f *form) uint64 {
 	a := dataAddress(g.rng)
 	if f.in.Flags&decode.Aligned != 0 && g.rng.IntN(20) != 0 {
-		a &^= 15
+		a &^= 31
 	}
 	return a
 }
@@ -318,12 +352,21 @@ func (g *generator) variant(f *form) []byte {
 	if f.in.Flags&decode.String != 0 && f.pfx == 0 && rng.IntN(2) == 0 {
 		b = append(b, 0xF2+uint8(rng.IntN(2)))
 	}
-	if f.pfx != 0 {
+	if f.pfx != 0 && !f.vex {
 		b = append(b, f.pfx)
 	}
 	rex := uint8(0)
 	if f.w {
 		rex = 0x48
+	}
+	vvvv := uint8(0)
+	for _, a := range f.in.Args {
+		if a.Place == decode.InVvvv || rng.IntN(400) == 0 {
+			vvvv = uint8(rng.IntN(16))
+			if g.mode != decode.Mode64 && !f.w {
+				vvvv &= 7
+			}
+		}
 	}
 	if rng.IntN(3) == 0 && g.mode == decode.Mode64 {
 		rex |= 0x40 | uint8(rng.IntN(8))
@@ -339,6 +382,9 @@ func (g *generator) variant(f *form) []byte {
 		default: // an absolute address
 			modrm, rex = modrm&0x38|4, rex&^3
 			tail = le.AppendUint32([]byte{0x25}, uint32(g.address(f)))
+			if f.in.Flags&decode.VSIB != 0 {
+				tail[0] = uint8(rng.Uint32())&0xF8 | 5
+			}
 		case 0, 1, 2: // relative to RIP: put right below
 			modrm = modrm&0x38 | 5
 			tail = le.AppendUint32(nil, uint32(g.address(f)))
@@ -366,6 +412,17 @@ func (g *generator) variant(f *form) []byte {
 			tail = le.AppendUint64(nil, rng.Uint64())
 		}
 	}
+	if f.vex {
+		if g.mode != decode.Mode64 {
+			rex = 0
+		}
+		b = append(b, f.prefix(rex, vvvv)...)
+		b = append(b, f.opcode)
+		if f.modrm >= 0 {
+			b = append(b, modrm)
+		}
+		return g.finish(f, append(b, tail...))
+	}
 	if rex != 0 {
 		b = append(b, rex)
 	}
@@ -374,9 +431,14 @@ func (g *generator) variant(f *form) []byte {
 	if f.modrm >= 0 {
 		b = append(b, modrm)
 	}
-	b = append(b, tail...)
-	b = le.AppendUint64(b, interesting(rng)) // immediates
-	for n := range 16 {                      // as long as the decoder says
+	return g.finish(f, append(b, tail...))
+}
+
+// finish adds immediates to b, as long as the decoder says.
+func (g *generator) finish(f *form, b []byte) []byte {
+	rng, le := g.rng, binary.LittleEndian
+	b = le.AppendUint64(b, interesting(rng))
+	for n := range 16 {
 		if n > len(b) {
 			break
 		}

@@ -9,6 +9,7 @@ import (
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/interp"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // A Guest is package interp's processor, with a monitor of some 100 instructions that enters user code by IRETQ and leaves by any exception.
@@ -40,8 +41,9 @@ const (
 	atGS      = 0x148
 	atCR2     = 0x150
 	atDS      = 0x158
-	atFX      = 0x200
-	statePage = 0x400
+	atFX      = 0x200 // an XSAVE area
+	atYMM     = atFX + 576
+	statePage = 0x600
 
 	handlers    = 0x400 // in the code page, 16 bytes each
 	donePort    = 0xF4
@@ -67,6 +69,14 @@ func NewGuest(translate bool) (*Guest, error) {
 		return nil, fmt.Errorf("difftest: guest: %w", err)
 	}
 	return g, g.reset()
+}
+
+// components are the states of the processor that cases have: XCR0.
+func components() uint64 {
+	if model.Engine().Has("avx") {
+		return 7
+	}
+	return 3
 }
 
 // Close frees the guest's memory.
@@ -97,6 +107,8 @@ func (g *Guest) Run(c *Case, out *Outcome) error {
 	le.PutUint64(p[atFS:], c.Regs[regFS])
 	le.PutUint64(p[atGS:], c.Regs[regGS])
 	copy(p[atFX:], c.FX[:])
+	le.PutUint64(p[atFX+512:], components())
+	copy(p[atYMM:], c.YMM[:])
 	if err := errors.Join(
 		g.ram.WriteAt(c.Code, mem.Addr(physCode+c.Regs[regRIP]-codeVA)),
 		g.ram.WriteAt(c.data(), physData),
@@ -141,6 +153,9 @@ func (g *Guest) outcome(out *Outcome) error {
 		out.Addr = le.Uint64(p[atCR2:])
 	}
 	copy(out.FX[:], p[atFX:])
+	if components()&4 != 0 {
+		copy(out.YMM[:], p[atYMM:])
+	}
 	return nil
 }
 
@@ -155,7 +170,7 @@ func (g *Guest) reset() error {
 	s.CR3 = physTables
 	s.CR4 = x86.CR4PAE | x86.CR4OSFXSR | x86.CR4OSXMMEXCPT | x86.CR4FSGSBASE | x86.CR4OSXSAVE
 	s.EFER = x86.EFERSCE | x86.EFERLME | x86.EFERLMA | x86.EFERNXE
-	s.XCR0 = 3
+	s.XCR0 = components()
 	s.GDTR, s.IDTR = x86.Table{Base: tablesVA, Limit: 0x4F}, x86.Table{Base: tablesVA + 0x400, Limit: 32*16 - 1}
 	for i := range s.Seg {
 		s.Seg[i] = x86.Segment{}
@@ -225,7 +240,8 @@ func monitor() []byte {
 		at(off)
 	}
 	const load, store = 0x8B, 0x89
-	b = append(b, 0x48, 0x0F, 0xAE, 0x0C) // FXRSTOR64
+	all := []byte{0xB8, uint8(components()), 0, 0, 0, 0x31, 0xD2} // MOV EAX, components; XOR EDX, EDX
+	b = append(append(b, all...), 0x48, 0x0F, 0xAE, 0x2C)         // XRSTOR64
 	at(atFX)
 	move(load, 0, atDS)
 	b = append(b, 0x8E, 0xD8, 0x8E, 0xC0) // MOV DS, EAX; MOV ES, EAX
@@ -248,7 +264,7 @@ func monitor() []byte {
 			move(store, r, uint32(8*r))
 		}
 	}
-	b = append(b, 0x48, 0x0F, 0xAE, 0x04) // FXSAVE64
+	b = append(append(b, all...), 0x48, 0x0F, 0xAE, 0x24) // XSAVE64
 	at(atFX)
 	b = append(b, 0xF3, 0x48, 0x0F, 0xAE, 0xC0) // RDFSBASE RAX
 	move(store, 0, atFS)

@@ -1,6 +1,7 @@
 package difftest
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ type Native struct {
 	pid   int
 	fd    int    // memfd behind the child's pages: code, then data
 	pages []byte // it, mapped here
+	area  []byte // the child's XSAVE area, in standard format
 }
 
 // stubVA is where the child's own code is while it is set up: SYSCALL, INT3.
@@ -157,7 +159,7 @@ func (n *Native) Run(c *Case, out *Outcome) error {
 	r := ptraceRegs(&c.Regs)
 	r.Cs, r.Ds = c.selectors()
 	r.Es = r.Ds
-	if err := setFX(n.pid, &c.FX); err != nil {
+	if err := n.setVectors(&c.State); err != nil {
 		return err
 	}
 	if err := unix.PtraceSetRegs(n.pid, &r); err != nil {
@@ -177,7 +179,7 @@ func (n *Native) Run(c *Case, out *Outcome) error {
 		return err
 	}
 	out.Regs = registers(&r)
-	if err := getFX(n.pid, &out.FX); err != nil {
+	if err := n.vectors(&out.State); err != nil {
 		return err
 	}
 	out.Vector, out.Addr = 3, 0
@@ -191,6 +193,41 @@ func (n *Native) Run(c *Case, out *Outcome) error {
 		out.Addr = addr
 	}
 	return err
+}
+
+// setVectors gives the child the x87, SSE and AVX state of s.
+func (n *Native) setVectors(s *State) error {
+	if n.area == nil {
+		n.area = make([]byte, maxArea)
+		var err error
+		if n.area, err = getArea(n.pid, n.area); err != nil {
+			return err
+		}
+	}
+	copy(n.area, s.FX[:])
+	bv := components()
+	if s.YMM == [len(s.YMM)]byte{} {
+		bv &^= 4
+	}
+	binary.LittleEndian.PutUint64(n.area[512:], bv)
+	if components()&4 != 0 {
+		copy(n.area[576:], s.YMM[:])
+	}
+	return setArea(n.pid, n.area)
+}
+
+// vectors reads that state into s.
+func (n *Native) vectors(s *State) error {
+	area, err := getArea(n.pid, n.area)
+	if err != nil {
+		return err
+	}
+	copy(s.FX[:], area)
+	clear(s.YMM[:])
+	if components()&4 != 0 { // the kernel fills in what is in its initial state
+		copy(s.YMM[:], area[576:])
+	}
+	return nil
 }
 
 // Stop ends the case that runs now, from another goroutine.

@@ -1,6 +1,6 @@
 package difftest
 
-// The pointers given to the kernel here are to arrays of the size it writes or reads: user_fpregs_struct and siginfo_t.
+// The pointers given to the kernel here are to arrays of the size it writes or reads: an XSAVE area and siginfo_t.
 
 import (
 	"encoding/binary"
@@ -19,12 +19,30 @@ func ptrace(request, pid int, p unsafe.Pointer) error {
 	return nil
 }
 
-func setFX(pid int, fx *[512]byte) error {
-	return ptrace(unix.PTRACE_SETFPREGS, pid, unsafe.Pointer(fx))
+// maxArea is more than any processor's XSAVE area has.
+const maxArea = 1 << 14
+
+// ntXState is the register set of the whole XSAVE area (Linux include/uapi/linux/elf.h).
+const ntXState = 0x202
+
+func regset(request, pid int, p []byte) (int, error) {
+	v := unix.Iovec{Base: &p[0], Len: uint64(len(p))}
+	_, _, e := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(pid), ntXState, uintptr(unsafe.Pointer(&v)), 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(v.Len), nil
 }
 
-func getFX(pid int, fx *[512]byte) error {
-	return ptrace(unix.PTRACE_GETFPREGS, pid, unsafe.Pointer(fx))
+// getArea reads pid's XSAVE area into p and gives as much of p as it takes.
+func getArea(pid int, p []byte) ([]byte, error) {
+	n, err := regset(unix.PTRACE_GETREGSET, pid, p)
+	return p[:n], err
+}
+
+func setArea(pid int, p []byte) error {
+	_, err := regset(unix.PTRACE_SETREGSET, pid, p)
+	return err
 }
 
 // sigInfo is the si_code and si_addr of the signal that stopped pid.

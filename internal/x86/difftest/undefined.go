@@ -36,6 +36,13 @@ var flagEffects = map[decode.Op]flagEffect{
 	decode.AAA: {x86.CF | af, szp | x86.OF}, decode.AAS: {x86.CF | af, szp | x86.OF},
 	decode.AAM: {szp, x86.CF | af | x86.OF}, decode.AAD: {szp, x86.CF | af | x86.OF},
 	decode.POPCNT: {defines: allFlags},
+	decode.ANDN:   {allFlags &^ (af | x86.PF), af | x86.PF}, decode.BLSR: {allFlags &^ (af | x86.PF), af | x86.PF}, decode.BLSI: {allFlags &^ (af | x86.PF), af | x86.PF},
+	decode.BLSMSK: {allFlags &^ (af | x86.PF), af | x86.PF}, decode.BZHI: {allFlags &^ (af | x86.PF), af | x86.PF},
+	decode.BEXTR: {x86.ZF | x86.CF | x86.OF, x86.SF | af | x86.PF},
+	decode.TZCNT: {x86.ZF | x86.CF, x86.OF | x86.SF | x86.PF | af}, decode.LZCNT: {x86.ZF | x86.CF, x86.OF | x86.SF | x86.PF | af},
+	decode.VCOMISS: {defines: allFlags}, decode.VCOMISD: {defines: allFlags}, decode.VUCOMISS: {defines: allFlags}, decode.VUCOMISD: {defines: allFlags},
+	decode.VPTEST: {defines: allFlags}, decode.VTESTPS: {defines: allFlags}, decode.VTESTPD: {defines: allFlags}, decode.VPCMPESTRI: {defines: allFlags},
+	decode.VPCMPESTRM: {defines: allFlags}, decode.VPCMPISTRI: {defines: allFlags}, decode.VPCMPISTRM: {defines: allFlags},
 	decode.COMISS: {defines: allFlags}, decode.COMISD: {defines: allFlags}, decode.UCOMISS: {defines: allFlags}, decode.UCOMISD: {defines: allFlags},
 	decode.PTEST: {defines: allFlags}, decode.PCMPESTRI: {defines: allFlags}, decode.PCMPESTRM: {defines: allFlags},
 	decode.PCMPISTRI: {defines: allFlags}, decode.PCMPISTRM: {defines: allFlags},
@@ -59,7 +66,9 @@ func readsFlags(in *decode.Inst, undefined uint64) bool {
 	switch in.Op {
 	case decode.SHL, decode.SHR, decode.SAR, decode.ROL, decode.ROR, decode.SHLD, decode.SHRD:
 		return false // they only keep them
-	case decode.ADC, decode.SBB, decode.RCL, decode.RCR, decode.CMC:
+	case decode.ADOX:
+		return undefined&x86.OF != 0
+	case decode.ADC, decode.SBB, decode.RCL, decode.RCR, decode.CMC, decode.ADCX:
 		return undefined&x86.CF != 0
 	}
 	return true

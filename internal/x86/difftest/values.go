@@ -138,7 +138,21 @@ func (c *Case) randomFX(rng *rand.Rand) {
 		le.PutUint64(c.FX[32+16*i:], m)
 		le.PutUint16(c.FX[40+16*i:], se)
 	}
-	for i := range 32 {
-		le.PutUint64(c.FX[160+8*i:], interesting(rng))
+	for i := range 16 {
+		word := func() uint64 { return interesting(rng) }
+		switch rng.IntN(6) {
+		case 0: // small numbers: indices and counts
+			word = func() uint64 { return uint64(rng.Uint32())&0x3F | uint64(rng.Uint32())&0x3F<<32*uint64(rng.IntN(2)) }
+		case 1: // masks
+			word = func() uint64 {
+				return uint64(rng.IntN(2))<<63 | uint64(rng.IntN(2))<<31 | rng.Uint64()&0x7FFFFFFF7FFFFFFF
+			}
+		}
+		le.PutUint64(c.FX[160+16*i:], word())
+		le.PutUint64(c.FX[168+16*i:], word())
+		if components()&4 != 0 {
+			le.PutUint64(c.YMM[16*i:], word())
+			le.PutUint64(c.YMM[16*i+8:], word())
+		}
 	}
 }
