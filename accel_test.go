@@ -11,7 +11,7 @@ import (
 )
 
 // usable is a KVM that serves.
-type usable struct{ soft.Backend }
+type usable struct{ *soft.Backend }
 
 func (usable) Name() string { return "kvm" }
 
@@ -33,7 +33,7 @@ func TestAcceleratorIsChosenAndExplainedInALine(t *testing.T) {
 		{Soft, nil, "soft", "as asked"},
 	} {
 		opened := false
-		b, line, err := chooseBackend(c.accel, func() (backend, error) { opened = true; return usable{}, c.err })
+		b, line, err := chooseBackend(c.accel, func() (backend, error) { opened = true; return usable{&soft.Backend{}}, c.err })
 		name := ""
 		if b != nil {
 			name = b.Name()

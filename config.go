@@ -10,6 +10,7 @@ import (
 
 	"vitrine.dev/vitrine/internal/host"
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/x86/model"
 )
 
 // Config says what to run. Its zero value, with a Command, runs the command in a guest of two processors whose root is the host's.
@@ -25,6 +26,9 @@ type Config struct {
 	HugePages bool
 	// Accel is what runs the processors: Auto, KVM or Soft; empty: Auto.
 	Accel string
+	// CPU is which processor the guest sees: "max", "x86-64-v3" or "x86-64-v2", and after commas flags to add and take away, named as in
+	// /proc/cpuinfo: "x86-64-v3,+aes,-fma". A flag that Accel cannot give is an error. Empty: max, all that it can.
+	CPU string
 
 	// KernelPath is a bzImage, a vmlinux ELF or a multiboot image; empty: one is found or fetched.
 	KernelPath string
@@ -128,6 +132,9 @@ func (c *Config) check(hostCPUs int) error {
 	}
 	if c.Accel == "" {
 		c.Accel = Auto
+	}
+	if c.CPU == "" {
+		c.CPU = model.Max
 	}
 	if c.Root == "" {
 		c.Root = RootHost

@@ -51,6 +51,9 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := setModel(accel, cfg.CPU); err != nil {
+		return nil, err
+	}
 	cfg.Log(line)
 	m := &Machine{cfg: cfg, began: time.Now(),
 		up: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}

@@ -66,6 +66,7 @@ cannot be executed, was not found.`,
 	fl.StringVar(&f.memory, "memory", "1G", "the guest's memory, `SIZE` like 512M")
 	fl.BoolVar(&f.config.HugePages, "hugepages", false, "take the memory from the host's pool of huge pages")
 	fl.StringVar(&f.accel, "accel", vitrine.Auto, "what runs the processors: auto, kvm or soft")
+	fl.StringVar(&f.config.CPU, "cpu", "max", "the processor that the guest sees: max, x86-64-v3 or x86-64-v2, then `MODEL[,+FLAG,-FLAG…]`")
 	fl.StringVar(&f.kernel, "kernel", "", "a bzImage, vmlinux or multiboot `FILE` (default: found or fetched)")
 	fl.StringVar(&f.initrd, "initrd", "", "an initial RAM disk `FILE`: boots exactly that, adding nothing")
 	fl.StringVar(&f.appendLine, "append", "", "`WORDS` for the kernel's command line")
@@ -85,7 +86,27 @@ cannot be executed, was not found.`,
 	fl.BoolVarP(&f.config.Terminal, "tty", "t", false, "give CMD a terminal, where there is one here; a shell has it anyway")
 	fl.BoolP("interactive", "i", true, "CMD has our standard input: it always has, hands type it")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "print none of Vitrine's own lines but errors")
+	_ = cmd.RegisterFlagCompletionFunc("cpu", completeCPU)
 	return cmd
+}
+
+// completeCPU completes --cpu: a model, or behind a comma a flag with its sign.
+func completeCPU(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	i := strings.LastIndexByte(typed, ',')
+	if i < 0 {
+		return vitrine.CPUModels(), cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+	}
+	signs := "+-"
+	if rest := typed[i+1:]; rest != "" {
+		signs = rest[:1]
+	}
+	var all []string
+	for _, sign := range signs {
+		for _, flag := range vitrine.CPUFlags() {
+			all = append(all, typed[:i+1]+string(sign)+flag)
+		}
+	}
+	return all, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 }
 
 // parse turns flags into a Config.
