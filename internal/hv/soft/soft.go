@@ -12,6 +12,7 @@ import (
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/fpu"
 	"vitrine.dev/vitrine/internal/x86/interp"
+	"vitrine.dev/vitrine/internal/x86/jit"
 	"vitrine.dev/vitrine/internal/x86/model"
 )
 

@@ -8,9 +8,9 @@ import (
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
-	"vitrine.dev/vitrine/internal/x86/jit"
 	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/fpu"
+	"vitrine.dev/vitrine/internal/x86/jit"
 	"vitrine.dev/vitrine/internal/x86/model"
 )
 

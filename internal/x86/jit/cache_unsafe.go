@@ -41,6 +41,9 @@ type Cache struct {
 // ErrFull says that a cache has no room for more.
 var ErrFull = errors.New("jit: the code cache is full")
 
+// ErrRefused is a host that gives no memory that can be executed.
+var ErrRefused = errors.New("jit: this host refuses memory that can be executed (SELinux execmem, a seccomp filter or a noexec policy)")
+
 // Init makes the process ready to run translated code for states of layout l: the same one at each call. preempted is a bit of the poll word for the
 // Go runtime's requests.
 func Init(l *Layout, preempted uint32) error {
@@ -101,7 +104,7 @@ func mapTwice(rx uintptr, n int) ([]byte, error) {
 	}
 	if _, err := unix.MmapPtr(fd, 0, ptr(rx), uintptr(n), unix.PROT_READ|unix.PROT_EXEC, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_NORESERVE); err != nil {
 		_ = unix.Munmap(rw)
-		return nil, fmt.Errorf("jit: this host refuses memory that can be executed (SELinux execmem, a seccomp filter or a noexec policy): %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return rw, nil
 }
