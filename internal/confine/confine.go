@@ -7,6 +7,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"syscall"
 
@@ -53,6 +54,9 @@ var ErrPart = errors.New("the host lacks a part of the confinement")
 // Apply takes all but r from the calling process. An error that is ErrPart says which layers the host lacks; after any other error the process is
 // confined in part and should end.
 func Apply(r Rights) error {
+	// With cgo no_new_privs is this thread's alone until the filter takes it to the others.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var lacks []error
 	err := noNewPrivileges()
 	if errors.Is(err, errCgo) {
