@@ -91,6 +91,7 @@ func (c *CPU) setCR0(v uint64) bool {
 		c.cpl = 0
 	}
 	c.modeChanged()
+	c.vecChanged()
 	return true
 }
 
@@ -161,6 +162,7 @@ func (c *CPU) setCR4(v uint64) bool {
 		c.tlbs.cur = c.tlbs.space(pcid)
 	}
 	c.selectTLB()
+	c.vecChanged()
 	return true
 }
 

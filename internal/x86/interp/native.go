@@ -3,7 +3,9 @@ package interp
 import (
 	"fmt"
 
+	"vitrine.dev/vitrine/internal/x86"
 	"vitrine.dev/vitrine/internal/x86/decode"
+	"vitrine.dev/vitrine/internal/x86/fpu"
 	"vitrine.dev/vitrine/internal/x86/jit"
 )
 
@@ -13,6 +15,7 @@ const hot = 30
 // native is one CPU's translated code.
 type native struct {
 	hot    uint32
+	vec    jit.VecUse
 	cache  *jit.Cache
 	tr     *jit.Translator
 	blocks []*block // by jit.Block.ID
@@ -23,6 +26,7 @@ type native struct {
 // hostCode is what is known of a translated block.
 type hostCode struct {
 	marks []jit.Mark
+	vec   bool // see jit.Code.Vec
 	links [2]jit.Link
 	to    [2]uint64 // where the block goes on, as offsets from its page: behind it, where its jump leads
 	dead  uintptr
@@ -41,6 +45,27 @@ func newNative(c *CPU, how Translation) (*native, error) {
 	n := &native{hot: how.Hot, cache: cache, tr: jit.NewTranslator(&layout, c.features, how.Exact)}
 	setJumps(&c.frame, &n.jumps)
 	return n, nil
+}
+
+// vecUse is which vector instructions raise no exception for what CR0, CR4 and XCR0 say (checkSSE, checkAVX).
+func (c *CPU) vecUse() jit.VecUse {
+	const state = fpu.CompSSE | fpu.CompAVX
+	switch {
+	case c.cr0&(x86.CR0EM|x86.CR0TS) != 0 || c.cr4&x86.CR4OSFXSR == 0:
+		return jit.NoVec
+	case c.cr4&x86.CR4OSXSAVE == 0 || c.xcr0&state != state:
+		return jit.SSE
+	}
+	return jit.AVX
+}
+
+// vecChanged drops all translations where another use was in force when they were made.
+func (c *CPU) vecChanged() {
+	if n := c.native; n != nil && n.vec != c.vecUse() {
+		n.vec = c.vecUse()
+		n.tr.Use(n.vec)
+		c.poll.Or(pollFlush)
+	}
 }
 
 // warm counts an execution of b, which is not translated, and translates it when it has been executed often enough. It tells whether there is a
@@ -81,7 +106,7 @@ func (c *CPU) compile(b *block) bool {
 		c.poll.Or(pollFlush)
 		return false
 	}
-	h := &hostCode{marks: append([]jit.Mark(nil), code.Marks...), links: code.Links, dead: a + uintptr(code.Dead), size: uint32(len(code.Bytes))}
+	h := &hostCode{marks: append([]jit.Mark(nil), code.Marks...), links: code.Links, vec: code.Vec, dead: a + uintptr(code.Dead), size: uint32(len(code.Bytes))}
 	last := &n.insts[len(n.insts)-1]
 	h.to = [2]uint64{uint64(b.end), uint64(b.end) + uint64(last.Imm)}
 	b.code, b.host = a, h
@@ -136,9 +161,9 @@ func (b *block) opAt(off uint16) int {
 // runNative executes from the start of b, which is translated, until there is a block that is not, which it returns. It returns nil where runBlocks
 // does, with c.rip set.
 func (c *CPU) runNative(b *block) *block {
-	code := b.code
+	code, within := b.code, false
 	for {
-		enterNative(c, code)
+		enterNative(c, code, within)
 		f := &c.frame
 		b = c.native.blocks[f.Block]
 		base := c.gpr[regBase]
@@ -155,6 +180,7 @@ func (c *CPU) runNative(b *block) *block {
 		case jit.Step:
 			var nb *block
 			if nb, code = c.interpret(b, off, base); code != 0 {
+				within = b.host.vec
 				continue
 			}
 			return nb
@@ -249,7 +275,7 @@ func (c *CPU) hostFault() (*block, uint16) {
 		m := b.host.marks
 		for i := len(m) - 1; i >= 0; i-- {
 			if b.code+uintptr(m[i].Host) <= pc {
-				if in := c.native.instruction(c, b, m[i].Guest); in == decode.DIV || in == decode.IDIV {
+				if in := c.native.instruction(c, b, m[i].Guest); in.Op == decode.DIV || in.Op == decode.IDIV || in.Flags&decode.Vec != 0 {
 					return b, m[i].Guest
 				}
 				panic(fmt.Sprintf("BUG: interp: signal %d in the translation of the instruction at %#x", sig, c.gpr[regBase]+uint64(m[i].Guest)))
@@ -259,15 +285,15 @@ func (c *CPU) hostFault() (*block, uint16) {
 	panic(fmt.Sprintf("BUG: interp: signal %d in translated code at %#x, of no block", sig, pc))
 }
 
-// instruction is the operation of b's instruction at off.
-func (n *native) instruction(c *CPU, b *block, off uint16) decode.Op {
+// instruction is b's instruction at off.
+func (n *native) instruction(c *CPU, b *block, off uint16) decode.Inst {
 	page, err := c.ram.Slice(b.page.pa, pageSize)
 	if err != nil {
-		return 0
+		return decode.Inst{}
 	}
 	in, err := decode.Decode(page[off:], decode.Mode64, c.features)
 	if err != nil {
-		return 0
+		return decode.Inst{}
 	}
-	return in.Op
+	return in
 }

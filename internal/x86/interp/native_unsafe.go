@@ -35,8 +35,12 @@ var (
 // setJumps tells translated code where t is.
 func setJumps(f *jit.Frame, t *jit.JumpTable) { f.SetJumps(unsafe.Pointer(t)) }
 
-// enterNative runs translated code until it is left.
-func enterNative(c *CPU, code uintptr) {
+// enterNative runs translated code until it is left. vec says that it takes the vector registers for loaded.
+func enterNative(c *CPU, code uintptr, vec bool) {
 	c.setStatus(c.status())
+	if vec {
+		jit.EnterVec(unsafe.Pointer(c), code)
+		return
+	}
 	jit.Enter(unsafe.Pointer(c), code)
 }

@@ -134,6 +134,7 @@ func (c *CPU) SetState(s *x86.State) error {
 	}
 	c.poll.Or(pollIntr)
 	c.refresh()
+	c.vecChanged()
 	if c.cr0&x86.CR0PG != 0 && c.efer&x86.EFERLMA == 0 && c.cr4&x86.CR4PAE != 0 {
 		c.space.PDPTE, _ = mmu.LoadPDPTE(c.ram, c.cr3)
 	}

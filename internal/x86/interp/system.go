@@ -251,6 +251,7 @@ func lmsw(c *CPU, o *op) bool {
 
 func clts(c *CPU, o *op) bool {
 	c.cr0 &^= x86.CR0TS
+	c.vecChanged()
 	return true
 }
 
@@ -375,6 +376,7 @@ func xsetbv(c *CPU, o *op) bool {
 		return c.raiseCode(x86.GP, 0)
 	}
 	c.xcr0 = v
+	c.vecChanged()
 	return true
 }
 

@@ -28,7 +28,7 @@ var process struct {
 }
 
 // stubs are the entry and the exits, in a page below region.lo.
-var stubs struct{ enter, exit uintptr }
+var stubs struct{ enter, enterVec, exit, load uintptr }
 
 // A Cache holds translated code.
 type Cache struct {
@@ -70,10 +70,15 @@ func start(l *Layout, preempted uint32) error {
 		return err
 	}
 	a := &asm{base: base}
-	stubs.enter = base
-	a.enter(l)
+	avx := host().avx
+	load, known := a.vecStubs(l, avx)
+	stubs.load = load
+	stubs.enter = base + uintptr(a.pos())
+	a.enter(l, false, avx, known)
+	stubs.enterVec = base + uintptr(a.pos())
+	a.enter(l, true, avx, known)
 	stubs.exit = base + uintptr(a.pos())
-	a.exit(l)
+	a.exit(l, avx, load)
 	fault := base + uintptr(a.pos())
 	a.toAddr(a.jmp(), stubs.exit)
 	copy(rw, a.buf)
@@ -199,5 +204,10 @@ func enter(stub, state, code uintptr)
 // Enter runs the code at address code until it is left: the frame says why. state is of the layout given to Init, with 128 free bytes below it.
 func Enter(state unsafe.Pointer, code uintptr) { enter(stubs.enter, uintptr(state), code) }
 
+// EnterVec is Enter for code that takes the vector registers for loaded: behind the beginning of a block with [Code].Vec.
+func EnterVec(state unsafe.Pointer, code uintptr) { enter(stubs.enterVec, uintptr(state), code) }
+
 // SetJumps says which jump table translated code uses; its caller keeps it alive.
-func (f *Frame) SetJumps(t unsafe.Pointer) { f.jumps = uintptr(t) }
+func (f *Frame) SetJumps(t unsafe.Pointer) {
+	f.jumps, f.vec, f.mxcsr = uintptr(t), stubs.load, 0x1F80
+}

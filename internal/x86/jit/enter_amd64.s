@@ -37,8 +37,8 @@ TEXT ·faultHandler(SB), NOSPLIT|NOFRAME, $0
 	JAE chain
 	MOVQ UC_RSP(DX), CX
 	ADDQ ·region+16(SB), CX
-	MOVL DI, 48(CX)
-	MOVQ AX, 56(CX)
+	MOVL DI, 64(CX)
+	MOVQ AX, 72(CX)
 	MOVQ ·region+32(SB), AX
 	MOVQ AX, UC_RIP(DX)
 	RET

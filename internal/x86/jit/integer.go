@@ -69,7 +69,10 @@ func (t *Translator) instruction(b *Block, i int) bool {
 	case decode.BSWAP:
 		return t.bswap(in)
 	}
-	if in.Flags&decode.Vec != 0 || integer[in.Op]&known == 0 {
+	if in.Flags&decode.Vec != 0 {
+		return t.vector(in, live)
+	}
+	if integer[in.Op]&known == 0 {
 		return false
 	}
 	for k := range in.NArgs {

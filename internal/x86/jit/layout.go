@@ -32,9 +32,13 @@ type Frame struct {
 	jumps  uintptr // the JumpTable
 	host   uint64  // scratch
 	base   uint64  // likewise
+	vec    uintptr // what loads the vector registers, or knows that they are
 
 	Block uint32 // of an exit: which block
 	Word  uint32 // of an exit: a Reason and an offset in the block's page
+
+	mxcsr   uint32 // the Go runtime's
+	vecLive uint32 // not zero: the vector registers are the guest's
 
 	Signal  uint32 // number of the signal that ended the run, or 0
 	_       uint32
@@ -43,15 +47,18 @@ type Frame struct {
 
 // Offsets in Frame.
 const (
-	frameSP    = 0
-	frameSaved = 8
-	frameJumps = 16
-	frameHost  = 24
-	frameBase  = 32
-	frameBlock = 40
-	frameWord  = 44
-	frameSig   = 48
-	framePC    = 56
+	frameSP       = 0
+	frameSaved    = 8
+	frameJumps    = 16
+	frameHost     = 24
+	frameBase     = 32
+	frameVecEnter = 40
+	frameBlock    = 48
+	frameWord     = 52
+	frameMXCSR    = 56
+	frameVecLive  = 60
+	frameSig      = 64
+	framePC       = 72
 )
 
 // A Reason is why translated code was left.

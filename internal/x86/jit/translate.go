@@ -39,6 +39,7 @@ type Code struct {
 	Marks []Mark
 	Links [2]Link // as Fall and Taken: 0 straight on, 1 taken
 	Dead  uint32  // offset of an exit for Dead
+	Vec   bool    // it has vector instructions
 }
 
 // A Translator makes code for one processor.
@@ -46,6 +47,7 @@ type Translator struct {
 	asm
 	layout   *Layout
 	exact    bool
+	vec      VecUse
 	features decode.Features
 	exit     uintptr // the common exit
 	live     []flagSet
@@ -67,6 +69,9 @@ type stub struct {
 func NewTranslator(l *Layout, f decode.Features, exact bool) *Translator {
 	return &Translator{exact: exact, layout: l, features: f, exit: stubs.exit, host: host()}
 }
+
+// Use says which vector instructions code may have from now on.
+func (t *Translator) Use(v VecUse) { t.vec = v }
 
 // Translate makes code of b that is to run at address base.
 func (t *Translator) Translate(b *Block, base uintptr) *Code {
