@@ -143,7 +143,6 @@ func (a *asm) add(dst uint8, m mem)     { a.rm(enc{op: 0x03, w: true}, dst, m) }
 func (a *asm) sub(dst uint8, m mem)     { a.rm(enc{op: 0x2B, w: true}, dst, m) }
 func (a *asm) cmp(r uint8, m mem)       { a.rm(enc{op: 0x3B, w: true}, r, m) }
 func (a *asm) and32(r uint8, v uint32)  { a.rr(enc{op: 0x81}, 4, r); a.u32(v) }
-func (a *asm) cmp32(r uint8, v uint32)  { a.rr(enc{op: 0x81}, 7, r); a.u32(v) }
 func (a *asm) mov32(r uint8, v uint32)  { a.prefixes(enc{op: 0xB8 | r&7}, 0, 0, r); a.u32(v) }
 func (a *asm) store32i(m mem, v uint32) { a.rm(enc{op: 0xC7}, 0, m); a.u32(v) }
 func (a *asm) jmpReg(r uint8)           { a.rr(enc{op: 0xFF}, 4, r) }

@@ -45,22 +45,6 @@ type Frame struct {
 	FaultPC uintptr // where it came
 }
 
-// Offsets in Frame.
-const (
-	frameSP       = 0
-	frameSaved    = 8
-	frameJumps    = 16
-	frameHost     = 24
-	frameBase     = 32
-	frameVecEnter = 40
-	frameBlock    = 48
-	frameWord     = 52
-	frameMXCSR    = 56
-	frameVecLive  = 60
-	frameSig      = 64
-	framePC       = 72
-)
-
 // A Reason is why translated code was left.
 type Reason uint32
 
