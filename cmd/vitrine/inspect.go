@@ -73,7 +73,7 @@ func inspectOther(e *host.Entry, g *vmm.Guest) otherInspection {
 	for _, r := range t.Regions() {
 		i.Memory = append(i.Memory, memoryRun{uint64(r.Base), r.Size})
 	}
-	i.Banner, i.Symbols, i.BTF = k.Banner, len(k.Symbols.All()), k.BTF() != nil
+	i.Banner, i.Symbols, i.BTF = k.Banner, k.Symbols.Len(), k.BTF() != nil
 	if words := strings.Fields(k.Banner); len(words) > 2 {
 		i.Kernel = words[2]
 	}

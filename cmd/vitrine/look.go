@@ -63,7 +63,7 @@ func lookAt(ctx context.Context, e *host.Entry) (*view, error) {
 		return nil, err
 	}
 	v := &view{name: e.Name, target: target, close: func() { target.Close(); c.Close() }}
-	v.Kernel, err = openKernel(ctx, func(context.Context) (*guest.Kernel, error) { return guest.Open(target) })
+	v.Kernel, err = openKernel(ctx, func(context.Context) (*guest.Kernel, error) { return guest.DefaultCache().Open(target) })
 	return v.orClosed(err)
 }
 
@@ -86,7 +86,7 @@ func lookAtDump(path string) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := guest.Open(d)
+	k, err := guest.DefaultCache().Open(d)
 	if err != nil {
 		d.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)

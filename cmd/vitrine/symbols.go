@@ -76,7 +76,7 @@ func findSymbols(v *view, args []string) ([]found, error) {
 			return nil, fmt.Errorf("%q: %w", args[0], err)
 		}
 	}
-	for _, s := range v.Symbols.All() {
+	for s := range v.Symbols.All() {
 		if len(args) == 1 && s.Name != args[0] {
 			if ok, _ := path.Match(args[0], s.Name); !ok {
 				continue

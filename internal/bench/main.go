@@ -43,6 +43,7 @@ var measurements = []measurement{
 	{"fs", "file-system throughput from the host's page cache, beside QEMU and virtiofsd", (*bench).files},
 	{"kvm", "start, memory and cost of exits beside QEMU's machines under a real KVM, in a Linux that QEMU emulates (long)", (*bench).kvm},
 	{"net", "network throughput and connections, beside QEMU and its slirp", (*bench).network},
+	{"see", "CPU time to look into a guest from outside", (*bench).see},
 }
 
 func main() {

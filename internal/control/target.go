@@ -94,6 +94,17 @@ func (t *Target) NumCPU() int { return t.cpus }
 // CPU fills r with the registers of CPU i, as they are now.
 func (t *Target) CPU(i int, r *x86.Regs) error { return t.client.Registers(i, r) }
 
+// View shows memory in place, as far as it is in one region; nil where there is none.
+func (t *Target) View(a mem.Addr, n uint64) []byte {
+	for _, r := range t.regions {
+		if a >= r.Base && uint64(a-r.Base) < r.Size {
+			o := uint64(a - r.Base)
+			return t.host[uint64(r.Offset)+o:][:min(n, r.Size-o)]
+		}
+	}
+	return nil
+}
+
 // ReadPhys implements mem.Reader.
 func (t *Target) ReadPhys(p []byte, a mem.Addr) (int, error) {
 	n := 0

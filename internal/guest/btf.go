@@ -8,11 +8,12 @@ import (
 	"strings"
 )
 
-// BTF is a kernel's description of its own types (Documentation/bpf/btf.rst). Only places are kept: a type is read when asked for.
+// BTF is a kernel's or a module's description of its own types (Documentation/bpf/btf.rst). Only places are kept: a type is read when asked for.
 type BTF struct {
 	types, strings []byte
-	at             []uint32       // offset of type id in types; id 0 is void
-	structs        map[string]int // id of the largest struct or union of a name
+	base           *BTF   // of a module's: the kernel's, whose types and strings come first
+	at             []byte // 4 bytes each: offset of type id in types; id 0 is void
+	structs        []byte // hash table of ids: the largest struct or union of a name
 }
 
 // The kinds of types (include/uapi/linux/btf.h).
@@ -47,8 +48,20 @@ var extra = [...]struct{ fixed, each int }{
 
 var errBTF = errors.New("guest: BTF is damaged")
 
-// ParseBTF reads the header and finds the types of a raw BTF section.
-func ParseBTF(b []byte) (*BTF, error) {
+// ParseBTF reads the header and finds the types of a raw BTF section; of a module's, base is its kernel's, else nil. The BTF keeps b.
+func ParseBTF(b []byte, base *BTF) (*BTF, error) {
+	t, err := openBTF(b, base)
+	if err == nil {
+		err = t.index()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// openBTF reads the header alone.
+func openBTF(b []byte, base *BTF) (*BTF, error) {
 	if len(b) < 24 || le.Uint16(b) != 0xEB9F {
 		return nil, errBTF
 	}
@@ -60,57 +73,140 @@ func ParseBTF(b []byte) (*BTF, error) {
 		}
 		return b[off : off+n]
 	}
-	t := &BTF{types: part(8), strings: part(16), at: make([]uint32, 1, len(b)/40), structs: map[string]int{}}
+	t := &BTF{types: part(8), strings: part(16), base: base}
 	if t.types == nil || t.strings == nil {
 		return nil, errBTF
-	}
-	for off := 0; off < len(t.types); {
-		if len(t.types)-off < 12 {
-			return nil, errBTF
-		}
-		info := le.Uint32(t.types[off+4:])
-		kind, vlen := int(info>>24&31), int(info&0xFFFF)
-		if kind == 0 || kind >= len(extra) {
-			return nil, fmt.Errorf("%w: type %d is of unknown kind %d", errBTF, len(t.at), kind)
-		}
-		size := 12 + extra[kind].fixed + vlen*extra[kind].each
-		if size > len(t.types)-off {
-			return nil, errBTF
-		}
-		id := len(t.at)
-		t.at = append(t.at, uint32(off))
-		if kind == kindStruct || kind == kindUnion {
-			if name := t.name(le.Uint32(t.types[off:])); name != "" {
-				if old, ok := t.structs[name]; !ok || t.size(old) < t.size(id) {
-					t.structs[name] = id
-				}
-			}
-		}
-		off += size
 	}
 	return t, nil
 }
 
-func (t *BTF) name(off uint32) string {
-	if uint64(off) >= uint64(len(t.strings)) {
-		return ""
+// typeSize is how many bytes describe the type whose first 12 are at b; 0 where its kind is not known.
+func typeSize(b []byte) int {
+	info := le.Uint32(b[4:])
+	kind := int(info >> 24 & 31)
+	if kind == 0 || kind >= len(extra) {
+		return 0
 	}
-	s := t.strings[off:]
-	if n := bytes.IndexByte(s[:min(len(s), 512)], 0); n >= 0 {
-		return string(s[:n])
-	}
-	return ""
+	return 12 + extra[kind].fixed + int(info&0xFFFF)*extra[kind].each
 }
 
-func (t *BTF) size(id int) uint32 { return le.Uint32(t.types[t.at[id]+8:]) }
+// index finds the types.
+func (t *BTF) index() error {
+	t.at = make([]byte, 4, len(t.types)/8)
+	var named []uint32
+	for off := 0; off < len(t.types); {
+		if len(t.types)-off < 12 {
+			return errBTF
+		}
+		kind, size := int(le.Uint32(t.types[off+4:])>>24&31), typeSize(t.types[off:])
+		if size == 0 {
+			return fmt.Errorf("%w: type %d is of unknown kind %d", errBTF, len(t.at)/4, kind)
+		}
+		if size > len(t.types)-off {
+			return errBTF
+		}
+		if (kind == kindStruct || kind == kindUnion) && le.Uint32(t.types[off:]) != 0 {
+			named = append(named, uint32(len(t.at)/4))
+		}
+		t.at = le.AppendUint32(t.at, uint32(off))
+		off += size
+	}
+	t.structs = t.indexStructs(named)
+	return nil
+}
+
+// indexStructs makes structs of the ids of those that have names.
+func (t *BTF) indexStructs(ids []uint32) []byte {
+	b := hashIndex(len(ids), func(i int) []byte { return t.nameOf(t.first() + int(ids[i])) }, func(old, new int) bool {
+		return t.size(t.first()+int(ids[old])) >= t.size(t.first()+int(ids[new]))
+	})
+	for p := 0; p < len(b); p += 4 {
+		if i := le.Uint32(b[p:]); i != 0 {
+			le.PutUint32(b[p:], ids[i-1]+1)
+		}
+	}
+	return b
+}
+
+// first is the id that t's own types are counted from.
+func (t *BTF) first() int {
+	if t.base == nil {
+		return 0
+	}
+	return len(t.base.at)/4 - 1 // t.at begins with a place for void, which is the base's
+}
+
+// Len is how many types there are, void and a module's base among them.
+func (t *BTF) Len() int { return t.first() + len(t.at)/4 }
+
+// raw is what describes a type: at least 12 bytes and what its kind has behind them; nil of void and what there is not.
+func (t *BTF) raw(id int) []byte {
+	if t.base != nil && id <= t.first() {
+		return t.base.raw(id)
+	}
+	i := id - t.first()
+	if i <= 0 || i >= len(t.at)/4 {
+		return nil
+	}
+	off := le.Uint32(t.at[4*i:])
+	if uint64(off)+12 <= uint64(len(t.types)) {
+		if n := typeSize(t.types[off:]); n > 0 && n <= len(t.types)-int(off) {
+			return t.types[off:]
+		}
+	}
+	return nil // only in a damaged file
+}
+
+func (t *BTF) name(off uint32) []byte {
+	s := t.strings
+	if t.base != nil {
+		if n := uint32(len(t.base.strings)); off < n {
+			s = t.base.strings
+		} else {
+			off -= n
+		}
+	}
+	if uint64(off) >= uint64(len(s)) {
+		return nil
+	}
+	s = s[off:]
+	if n := bytes.IndexByte(s[:min(len(s), 512)], 0); n >= 0 {
+		return s[:n]
+	}
+	return nil
+}
+
+func (t *BTF) nameOf(id int) []byte {
+	if r := t.raw(id); r != nil {
+		return t.name(le.Uint32(r))
+	}
+	return nil
+}
+
+// find gives the id of a struct or union.
+func (t *BTF) find(name string) (int, bool) {
+	i, ok := hashLookup(t.structs, len(t.at)/4, name, func(i int) []byte { return t.nameOf(t.first() + i) })
+	if !ok && t.base != nil {
+		return t.base.find(name)
+	}
+	return t.first() + i, ok
+}
+
+func (t *BTF) size(id int) uint32 {
+	if r := t.raw(id); r != nil {
+		return le.Uint32(r[8:])
+	}
+	return 0
+}
 
 // resolve follows typedefs and qualifiers.
 func (t *BTF) resolve(id int) (kind, real int) {
 	for range 32 {
-		if id <= 0 || id >= len(t.at) {
+		r := t.raw(id)
+		if r == nil {
 			return 0, 0
 		}
-		kind = int(le.Uint32(t.types[t.at[id]+4:]) >> 24 & 31)
+		kind = int(le.Uint32(r[4:]) >> 24 & 31)
 		switch kind {
 		case kindTypedef, kindVolatile, kindConst, kindRestrict, kindTypeTag:
 			id = int(t.size(id))
@@ -123,7 +219,7 @@ func (t *BTF) resolve(id int) (kind, real int) {
 
 // Sizeof is the size of a struct or union in bytes.
 func (t *BTF) Sizeof(name string) (uint64, error) {
-	id, ok := t.structs[name]
+	id, ok := t.find(name)
 	if !ok {
 		return 0, fmt.Errorf("guest: no struct %s", name)
 	}
@@ -149,7 +245,7 @@ func (t *BTF) Offset(name, path string) (uint64, error) {
 // Field finds a field of struct name. path may go into nested structs: "kallsyms.symtab"; members of anonymous ones need no
 // name; an element of an array is "mem[0]".
 func (t *BTF) Field(name, path string) (Field, error) {
-	id, ok := t.structs[name]
+	id, ok := t.find(name)
 	if !ok {
 		return Field{}, fmt.Errorf("guest: no struct %s", name)
 	}
@@ -186,7 +282,7 @@ func (t *BTF) Field(name, path string) (Field, error) {
 	return f, nil
 }
 
-func (t *BTF) element(array int) int { return int(le.Uint32(t.types[t.at[array]+12:])) }
+func (t *BTF) element(array int) int { return int(le.Uint32(t.raw(array)[12:])) }
 
 // sizeof is the size of a type in bytes, and of an array's element; 0 for what has none, or more than 1 GiB.
 func (t *BTF) sizeof(id, depth int) (size, elem uint64) {
@@ -201,7 +297,7 @@ func (t *BTF) sizeof(id, depth int) (size, elem uint64) {
 			return 0, 0
 		}
 		elem, _ := t.sizeof(t.element(real), depth+1)
-		n := uint64(le.Uint32(t.types[t.at[real]+20:]))
+		n := uint64(le.Uint32(t.raw(real)[20:]))
 		if elem > 1<<30 || n*elem > 1<<30 {
 			return 0, 0
 		}
@@ -216,19 +312,20 @@ func (t *BTF) member(id int, field string, depth int) (off uint64, bits uint8, t
 	if kind != kindStruct && kind != kindUnion || depth > 16 {
 		return 0, 0, 0, false
 	}
-	head := t.at[id]
-	info := le.Uint32(t.types[head+4:])
+	r := t.raw(id)
+	info := le.Uint32(r[4:])
 	for i := range info & 0xFFFF {
-		m := t.types[head+12+i*12:]
+		m := r[12+i*12:]
 		bit := uint64(le.Uint32(m[8:]))
 		bits := uint8(0)
 		if info>>31 != 0 { // kind_flag: bit-field size in the upper byte
 			bit, bits = bit&0xFFFFFF, uint8(bit>>24)
 		}
-		switch t.name(le.Uint32(m)) {
-		case field:
+		name := t.name(le.Uint32(m))
+		switch {
+		case string(name) == field:
 			return bit, bits, int(le.Uint32(m[4:])), true
-		case "":
+		case len(name) == 0:
 			if off, bits, typ, ok := t.member(int(le.Uint32(m[4:])), field, depth+1); ok {
 				return bit + off, bits, typ, true
 			}

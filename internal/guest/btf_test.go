@@ -10,6 +10,7 @@ import (
 type btfWriter struct {
 	types, strings bytes.Buffer
 	next           uint32
+	before         uint32 // bytes of the strings of the kernel, of a module's
 }
 
 func (w *btfWriter) str(s string) uint32 {
@@ -21,7 +22,7 @@ func (w *btfWriter) str(s string) uint32 {
 	}
 	off := w.strings.Len()
 	w.strings.WriteString(s + "\x00")
-	return uint32(off)
+	return w.before + uint32(off)
 }
 
 func (w *btfWriter) add(name string, kind, vlen int, size uint32, rest ...uint32) uint32 {
@@ -54,7 +55,7 @@ func testBTF() []byte {
 }
 
 func TestOffsetsThroughAnonymousNestedAndArrayMembers(t *testing.T) {
-	b, err := ParseBTF(testBTF())
+	b, err := ParseBTF(testBTF(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,17 +77,57 @@ func TestOffsetsThroughAnonymousNestedAndArrayMembers(t *testing.T) {
 	}
 }
 
+// testSplitBTF is that of a module on top of testBTF: its types and strings go on behind the kernel's.
+func testSplitBTF() []byte {
+	kernel, _ := ParseBTF(testBTF(), nil)
+	w := btfWriter{next: uint32(kernel.Len() - 1), before: uint32(len(kernel.strings))}
+	inner, _ := kernel.find("inner")
+	w.add("of_module", kindStruct, 2, 16, w.str("own"), uint32(inner), 0, w.str("more"), uint32(inner), 64)
+	return w.bytes()
+}
+
+func TestBTFOfAModuleGoesOnBehindTheKernels(t *testing.T) {
+	kernel, err := ParseBTF(testBTF(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := ParseBTF(testSplitBTF(), kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, path string
+		want       uint64
+	}{{"of_module", "more.b", 12}, {"outer", "hidden.b", 12}} {
+		if got, err := m.Offset(c.name, c.path); err != nil || got != c.want {
+			t.Errorf("%s.%s is at %d, %v, want %d", c.name, c.path, got, err, c.want)
+		}
+	}
+	if _, err := kernel.Offset("of_module", "own"); err == nil {
+		t.Error("the kernel knows a module's struct")
+	}
+}
+
 func FuzzBTF(f *testing.F) {
-	f.Add(testBTF())
-	f.Fuzz(func(t *testing.T, blob []byte) {
-		b, err := ParseBTF(blob)
+	f.Add(testBTF(), testSplitBTF())
+	f.Fuzz(func(t *testing.T, blob, module []byte) {
+		b, err := ParseBTF(blob, nil)
 		if err != nil {
 			return
 		}
-		for name := range b.structs {
-			b.Sizeof(name)
-			b.Offset(name, "hidden.a")
-			b.Offset(name, "mem[0].b")
+		every(b)
+		if m, err := ParseBTF(module, b); err == nil {
+			every(m)
 		}
 	})
+}
+
+// every asks for something of every type.
+func every(b *BTF) {
+	for id := range b.Len() {
+		name := string(b.nameOf(id))
+		b.Sizeof(name)
+		b.Offset(name, "hidden.a")
+		b.Offset(name, "mem[0].b")
+	}
 }

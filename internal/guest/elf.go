@@ -63,8 +63,8 @@ func readProgram(r io.ReaderAt) (*program, error) {
 	return p, nil
 }
 
-// table reads n bytes, or nothing.
-func table(r io.ReaderAt, off, n uint64) []byte {
+// readTable reads n bytes, or nothing.
+func readTable(r io.ReaderAt, off, n uint64) []byte {
 	if n == 0 || n > maxELFTable || off > 1<<62 {
 		return nil
 	}
@@ -81,15 +81,15 @@ func (p *program) bySections(r io.ReaderAt, head []byte) bool {
 	if le.Uint16(head[58:]) != 64 {
 		return false
 	}
-	sections := table(r, le.Uint64(head[40:]), n*64)
+	sections := readTable(r, le.Uint64(head[40:]), n*64)
 	for s := sections; len(s) >= 64; s = s[64:] {
 		link := uint64(le.Uint32(s[40:]))
 		if elf.SectionType(le.Uint32(s[4:])) != elf.SHT_SYMTAB || link >= n {
 			continue
 		}
 		names := sections[link*64:]
-		symbols := table(r, le.Uint64(s[24:]), le.Uint64(s[32:]))
-		text := table(r, le.Uint64(names[24:]), le.Uint64(names[32:]))
+		symbols := readTable(r, le.Uint64(s[24:]), le.Uint64(s[32:]))
+		text := readTable(r, le.Uint64(names[24:]), le.Uint64(names[32:]))
 		if symbols != nil && text != nil {
 			p.add(symbols, text)
 			return len(p.functions) > 0
@@ -101,7 +101,7 @@ func (p *program) bySections(r io.ReaderAt, head []byte) bool {
 // byDynamic takes the dynamic symbols; their names follow right behind, as all linkers place them.
 func (p *program) byDynamic(r io.ReaderAt, d elfLoad) {
 	var symbols, text, size uint64
-	for raw := table(r, d.off, min(d.size, 64<<10)); len(raw) >= 16; raw = raw[16:] {
+	for raw := readTable(r, d.off, min(d.size, 64<<10)); len(raw) >= 16; raw = raw[16:] {
 		v := le.Uint64(raw[8:])
 		switch elf.DynTag(le.Uint64(raw)) {
 		case elf.DT_SYMTAB:
@@ -115,7 +115,7 @@ func (p *program) byDynamic(r io.ReaderAt, d elfLoad) {
 	from, ok := p.offset(symbols)
 	to, ok2 := p.offset(text)
 	if ok && ok2 && to > from {
-		p.add(table(r, from, to-from), table(r, to, size))
+		p.add(readTable(r, from, to-from), readTable(r, to, size))
 	}
 }
 

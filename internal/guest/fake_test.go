@@ -120,6 +120,7 @@ func newFake(size int) *fake {
 	put(m, 0x1000+8*(direct>>39&511), 0x2000|ptePresent)
 	put(m, 0x2000, ptePresent|pteLarge)
 	k := &Kernel{t: m, space: &Space{ram: m, root: 0x1000, levels: 4}, structs: fakeStructures(), names: map[uint64]Owner{}}
+	k.image = &ramImage{t: m}
 	k.btf = func() *BTF { return nil }
 	k.Symbols = NewSymbols(nil)
 	return &fake{k, m, 0x3000, nil}

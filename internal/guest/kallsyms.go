@@ -2,75 +2,145 @@ package guest
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
-	"fmt"
-	"slices"
-	"sort"
 
 	"vitrine.dev/vitrine/internal/printable"
 )
 
-// A Symbol is a line of /proc/kallsyms.
-type Symbol struct {
-	Addr   uint64
-	Type   byte // as nm(1): T, t, D, …
-	Name   string
-	Module string // empty for the kernel's own
-}
-
 // ErrNoSymbols is returned where no symbol table can be found, or none that agrees with itself.
 var ErrNoSymbols = errors.New("guest: no kernel symbol table (kallsyms) found")
 
-// maxSymbols bounds what a guest can make us take: today's largest kernels have some 250,000.
-const maxSymbols = 1 << 21
+// Bounds of what a guest can make us take: today's largest kernels have some 250,000 symbols, whose names are 6 MB.
+const (
+	maxSymbols = 1 << 21
+	maxName    = 512       // KSYM_NAME_LEN
+	maxNames   = 128 << 20 // bytes of all names
+)
+
+// A span is a part of the kernel's image: where it begins, and its size, in bytes.
+type span struct{ off, size uint64 }
+
+// A decoded is the kernel's symbol table, and where in the image it was.
+type decoded struct {
+	*table
+	parts  []span // all that it was made of, but the base
+	index  span   // the index of tokens, which is among parts: 512 bytes
+	baseAt uint64 // where kallsyms_relative_base is, 0: there is none
+	base   uint64 // its distance from _text
+}
 
 // Kallsyms finds and decodes the kernel's own symbol table in image, the bytes of the kernel from the virtual address text on.
 //
 // Nothing is told by version: distributions bring new layouts to old kernels. The table of tokens is recognised by the
 // digits that each holds; all else must fit what has been found (kernel/kallsyms.c, scripts/kallsyms.c; 4.19 to 7.x).
-func Kallsyms(image []byte, text uint64) ([]Symbol, error) {
-	for from := 0; ; {
-		t, next := findTokens(image, from)
-		if t == nil {
-			return nil, ErrNoSymbols
-		}
-		from = next
-		n, ok := t.findNames(image)
-		if !ok {
-			continue
-		}
-		addrs, ok := n.findAddresses(image, t, text, text)
-		if !ok {
-			continue
-		}
-		return n.expand(image, t, addrs), nil
+func Kallsyms(image []byte, text uint64) (*Symbols, error) {
+	d, err := findKallsyms(wholeImage(image), text)
+	if err != nil {
+		return nil, err
 	}
+	d.table.index()
+	return &Symbols{own: d.table}, nil
+}
+
+// An image is the kernel's, from _text on.
+type image interface {
+	size() uint64
+	// view gives n bytes at off, or fewer where the image ends. They may change as the guest goes on, and are valid until the next call.
+	view(off, n uint64) []byte
+	// read is view, with bytes that are the caller's.
+	read(off, n uint64) []byte
+}
+
+// wholeImage is one in memory.
+type wholeImage []byte
+
+func (w wholeImage) size() uint64 { return uint64(len(w)) }
+
+func (w wholeImage) view(off, n uint64) []byte {
+	if off >= uint64(len(w)) {
+		return nil
+	}
+	return w[off:min(off+n, uint64(len(w)))]
+}
+
+func (w wholeImage) read(off, n uint64) []byte { return w.view(off, n) }
+
+// Bounds of how much is looked at.
+const (
+	maxDigits  = 1024    // places that look like a token table
+	maxEffort  = 1 << 28 // steps of the search for names
+	closeAhead = 10 << 20
+	closeBack  = 4 << 20
+	farAhead   = 64 << 20
+)
+
+// findKallsyms searches an image.
+func findKallsyms(m image, text uint64) (*decoded, error) {
+	const step = 1 << 20
+	effort := maxEffort
+	tries := 0
+	for off := uint64(0); off < m.size(); off += step {
+		for p := uint64(0); tries < maxDigits; tries++ {
+			i := bytes.Index(m.view(off+p, step+uint64(len(digits))-1-p), digits)
+			if i < 0 {
+				break
+			}
+			at := off + p + uint64(i)
+			p += uint64(i) + 1
+			from := (at - min(at, 16<<10)) &^ 4095 // alignment counts
+			if tokensAt(m.read(from, 32<<10), int(at-from)) == nil {
+				continue
+			}
+			for _, ahead := range []uint64{closeAhead, farAhead} {
+				from := (at - min(at, ahead)) &^ 4095
+				if d := decodeAround(m.read(from, at-from+closeBack), int(at-from), text, from, &effort); d != nil {
+					return d, nil
+				}
+				if from == 0 || effort <= 0 {
+					break
+				}
+			}
+		}
+	}
+	return nil, ErrNoSymbols
+}
+
+// decodeAround decodes the table whose token '0' is at p in a window of the image that begins at from.
+func decodeAround(window []byte, p int, text, from uint64, effort *int) *decoded {
+	t := tokensAt(window, p)
+	if t == nil {
+		return nil
+	}
+	t.effort = effort
+	n, ok := t.findNames(window)
+	if !ok {
+		return nil
+	}
+	a, ok := n.findAddresses(window, t, text, from)
+	if !ok {
+		return nil
+	}
+	d := &decoded{table: n.expand(window, t, a), index: span{from + uint64(t.indexEnd) - 512, 512}}
+	d.parts = []span{
+		{from + uint64(n.countAt), uint64(t.indexEnd - n.countAt)},
+		{from + uint64(a.off), uint64(4 * n.count)},
+	}
+	if a.baseAt >= 0 {
+		d.baseAt, d.base = from+uint64(a.baseAt), a.base-text
+	}
+	d.text = text
+	return d
 }
 
 // tokens is kallsyms_token_table and where it and kallsyms_token_index lie in the image.
 type tokens struct {
 	start, indexEnd int
 	text            [256]string
+	effort          *int // what may still be spent on the search
 }
 
 // digits are the tokens '0' to '9', which always stand for themselves: their characters are in every kernel's names.
 var digits = []byte("0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00")
-
-// findTokens finds the next token table behind from.
-func findTokens(image []byte, from int) (*tokens, int) {
-	for {
-		i := bytes.Index(image[from:], digits)
-		if i < 0 {
-			return nil, len(image)
-		}
-		p := from + i
-		from = p + 1
-		if t := tokensAt(image, p); t != nil {
-			return t, from
-		}
-	}
-}
 
 // tokensAt reads the token table whose token '0' is at p, and demands that the index behind agrees on each of the 256.
 func tokensAt(image []byte, p int) *tokens {
@@ -127,32 +197,47 @@ type names struct {
 }
 
 // findNames finds the markers in front of the tokens (between them may lie seqs_of_names, 3 bytes a symbol), and in front of them names that
-// agree with every marker.
+// agree with every marker. Markers had 8 bytes up to v4.19 (80ffbaa5b1bd), and have 4.
 func (t *tokens) findNames(image []byte) (names, bool) {
+	for _, width := range []int{4, 8} {
+		if n, ok := t.findMarkers(image, width); ok {
+			return n, true
+		}
+	}
+	return names{}, false
+}
+
+func (t *tokens) findMarkers(image []byte, width int) (names, bool) {
 	const (
 		minMarkers = 16        // 4,096 symbols: no kernel has fewer
 		maxStep    = 256 * 512 // bytes of 256 names
 	)
-	for at := t.start &^ 3; at >= 4 && at > t.start-64<<20; at -= 4 {
-		if le.Uint32(image[at-4:]) != 0 {
+	word := func(p int) uint64 {
+		if width == 8 {
+			return le.Uint64(image[p:])
+		}
+		return uint64(le.Uint32(image[p:]))
+	}
+	for first := (t.start - width) &^ (width - 1); first >= 0 && *t.effort > 0; first -= width {
+		*t.effort--
+		if word(first) != 0 {
 			continue
 		}
-		first := at - 4
 		var marks []uint32
-		last := uint32(0)
-		for p := first; p+4 <= t.start; p += 4 {
-			m := le.Uint32(image[p:])
+		last := uint64(0)
+		for p := first; p+width <= t.start; p += width {
+			m := word(p)
 			if p > first && (m < last+256 || m > last+maxStep) {
 				break
 			}
-			marks, last = append(marks, m), m
+			marks, last = append(marks, uint32(m)), m
 		}
 		if len(marks) < minMarkers {
 			continue
 		}
 		// The run may have taken a word too many: shorter ones are tried too.
 		for cut := 0; cut < 4 && len(marks) >= minMarkers; cut++ {
-			if n, ok := namesBefore(image, first, marks); ok {
+			if n, ok := t.namesBefore(image, first, marks); ok {
 				return n, true
 			}
 			marks = marks[:len(marks)-1]
@@ -162,10 +247,11 @@ func (t *tokens) findNames(image []byte) (names, bool) {
 }
 
 // namesBefore looks for the names that end at the markers, at first.
-func namesBefore(image []byte, first int, marks []uint32) (names, bool) {
+func (t *tokens) namesBefore(image []byte, first int, marks []uint32) (names, bool) {
 	lo, hi := (len(marks)-1)*256, len(marks)*256
 	top := first - int(marks[len(marks)-1])
-	for q := top &^ 3; q >= 8 && q > top-256*1024; q -= 4 {
+	for q := top &^ 3; q >= 8 && q > top-256*1024 && *t.effort > 0; q -= 4 {
+		*t.effort--
 		for _, back := range []int{4, 8} {
 			n := int(le.Uint32(image[q-back:]))
 			if n <= lo || n > hi || n > maxSymbols {
@@ -176,6 +262,7 @@ func namesBefore(image []byte, first int, marks []uint32) (names, bool) {
 			}
 			for _, long := range []bool{true, false} {
 				c := names{start: q, count: n, countAt: q - back, long: long}
+				*t.effort -= n / 16
 				if c.fits(image, first, marks) {
 					return c, true
 				}
@@ -219,9 +306,18 @@ func (n *names) fits(image []byte, end int, marks []uint32) bool {
 	return end-p < 8 // alignment alone may lie between names and markers
 }
 
-// findAddresses tries the places and forms that addresses have had, and takes the first that ascends and begins the kernel at text; text 0
-// stands for not known. at is where the image begins, to which place-relative addresses refer.
-func (n *names) findAddresses(image []byte, t *tokens, text, at uint64) ([]uint64, bool) {
+// addresses is kallsyms_offsets, understood.
+type addresses struct {
+	off    int
+	baseAt int // where kallsyms_relative_base is, or -1
+	base   uint64
+	raw    []byte // as in a table
+	fixed  int
+}
+
+// findAddresses tries the places and forms that addresses have had, and takes the first that ascends and begins the kernel at text. from is where
+// the window begins in the kernel's image: place-relative addresses refer to their place.
+func (n *names) findAddresses(image []byte, t *tokens, text, from uint64) (addresses, bool) {
 	size := n.count * 4
 	var tries [][2]int // offsets, and relative_base or -1
 	for _, align := range []int{8, 4} {
@@ -236,28 +332,23 @@ func (n *names) findAddresses(image []byte, t *tokens, text, at uint64) ([]uint6
 		}
 	}
 	for _, try := range tries {
-		off, base := try[0], try[1]
-		if off < 0 || off+size > len(image) || base+8 > len(image) {
+		a := addresses{off: try[0], baseAt: try[1]}
+		if a.off < 0 || a.off+size > len(image) || a.baseAt+8 > len(image) {
 			continue
 		}
 		for form := range forms {
-			if (base < 0) != (form == placeRelative) {
+			if (a.baseAt < 0) != (form == placeRelative) {
 				continue
 			}
-			var b uint64
-			if base >= 0 {
-				b = le.Uint64(image[base:])
+			if a.baseAt >= 0 {
+				a.base = le.Uint64(image[a.baseAt:])
 			}
-			begin := text
-			if text == 0 && base >= 0 {
-				begin = b // the lowest that is not absolute is _text
-			}
-			if addrs, ok := decodeAddresses(image[off:off+size], form, b, at+uint64(off), begin); ok {
-				return addrs, true
+			if a.decode(image[a.off:a.off+size], form, text+from+uint64(a.off), text) {
+				return a, true
 			}
 		}
 	}
-	return nil, false
+	return addresses{}, false
 }
 
 // The forms of an entry of kallsyms_offsets.
@@ -268,146 +359,61 @@ const (
 	forms
 )
 
-func decodeAddresses(table []byte, form int, base, at, text uint64) ([]uint64, bool) {
-	addrs := make([]uint64, 0, len(table)/4)
+// decode fills raw and fixed from a table that is at the virtual address at.
+func (a *addresses) decode(table []byte, form int, at, text uint64) bool {
+	raw := make([]byte, 0, 2*len(table))
 	last, begins := uint64(0), false
+	a.fixed = 0
 	for i := 0; i+4 <= len(table); i += 4 {
 		e := le.Uint32(table[i:])
-		var a uint64
+		v, moves := uint64(e), true
 		switch form {
 		case absolutePerCPU:
-			if a = uint64(e); int32(e) < 0 {
-				a = base - 1 - uint64(int64(int32(e)))
+			if moves = int32(e) < 0; moves {
+				v = a.base - 1 - uint64(int64(int32(e)))
 			}
 		case unsignedOffset:
-			a = base + uint64(e)
+			v = a.base + uint64(e)
 		case placeRelative:
-			a = at + uint64(i) + uint64(int64(int32(e)))
+			v = at + uint64(i) + uint64(int64(int32(e)))
 		}
-		if a < last {
-			return nil, false
+		if v < last {
+			return false
 		}
-		begins = begins || a == text || text == 0 && a%(2<<20) == 0
-		addrs, last = append(addrs, a), a
+		begins, last = begins || v == text, v
+		if moves {
+			v -= text
+		} else if a.fixed++; a.fixed != i/4+1 {
+			return false
+		}
+		raw = le.AppendUint64(raw, v)
 	}
-	return addrs, begins
+	a.raw = raw
+	return begins
 }
 
-func (n *names) expand(image []byte, t *tokens, addrs []uint64) []Symbol {
-	// All names go into one string: a hundred thousand of their own would take longer to make than all else.
-	text := make([]byte, 0, 24*n.count)
-	ends := make([]int, 0, n.count)
+// expand decompresses the names. One that no kernel would have becomes "?".
+func (n *names) expand(image []byte, t *tokens, a addresses) *table {
+	text := make([]byte, 0, 32*n.count)
+	ends := make([]byte, 0, 4*n.count)
 	p := n.start
 	for range n.count {
 		name, after, ok := n.next(image, p, len(image))
 		if !ok {
 			break
 		}
+		start := len(text)
 		for _, c := range name {
 			text = append(text, t.text[c]...)
+			if len(text)-start > maxName || start > maxNames {
+				text = text[:start]
+				break
+			}
 		}
-		ends = append(ends, len(text))
-		p = after
-	}
-	names, start := string(text), 0
-	all := make([]Symbol, 0, n.count)
-	for i, end := range ends {
-		if end-start > 1 {
-			all = append(all, Symbol{Addr: addrs[i], Type: names[start], Name: names[start+1 : end]})
+		if len(text) == start {
+			text = append(text, '?')
 		}
-		start = end
+		ends, p = le.AppendUint32(ends, uint32(len(text))), after
 	}
-	return all
-}
-
-// Symbols are a guest's, in order of address.
-type Symbols struct {
-	all    []Symbol
-	own    []Symbol          // the kernel's own
-	byName map[string]uint32 // the first of each name in own
-	others map[string]Symbol // the first of each name of the modules'
-}
-
-// NewSymbols sorts the kernel's own symbols, the first of an address staying first.
-func NewSymbols(own []Symbol) *Symbols {
-	sortSymbols(own)
-	s := &Symbols{all: own, own: own, byName: make(map[string]uint32, len(own))}
-	for i := range own {
-		if _, ok := s.byName[own[i].Name]; !ok {
-			s.byName[own[i].Name] = uint32(i)
-		}
-	}
-	return s
-}
-
-func sortSymbols(all []Symbol) {
-	byAddress := func(a, b Symbol) int { return cmp.Compare(a.Addr, b.Addr) }
-	if !slices.IsSortedFunc(all, byAddress) {
-		slices.SortStableFunc(all, byAddress)
-	}
-}
-
-// with is the same symbols and those of modules, in place of any that there were.
-func (s *Symbols) with(modules []Symbol) *Symbols {
-	modules = slices.Clone(modules)
-	sortSymbols(modules)
-	n := &Symbols{own: s.own, byName: s.byName, others: make(map[string]Symbol, len(modules))}
-	n.all = make([]Symbol, 0, len(s.own)+len(modules))
-	own := s.own
-	for _, m := range modules {
-		if _, ok := n.others[m.Name]; !ok {
-			n.others[m.Name] = m
-		}
-		i := 0
-		if len(own) > 0 && own[len(own)-1].Addr <= m.Addr { // most often: modules are behind the kernel
-			i = len(own)
-		} else {
-			i = sort.Search(len(own), func(i int) bool { return own[i].Addr > m.Addr })
-		}
-		n.all = append(append(n.all, own[:i]...), m)
-		own = own[i:]
-	}
-	n.all = append(n.all, own...)
-	return n
-}
-
-// All are the symbols in order of address; the caller must not change them.
-func (s *Symbols) All() []Symbol { return s.all }
-
-// Lookup finds a symbol by name, the kernel's own first.
-func (s *Symbols) Lookup(name string) (Symbol, error) {
-	if i, ok := s.byName[name]; ok {
-		return s.own[i], nil
-	}
-	if m, ok := s.others[name]; ok {
-		return m, nil
-	}
-	return Symbol{}, fmt.Errorf("guest: no symbol %q", name)
-}
-
-// At finds the symbol that holds addr: the last at or below it; of several at one address the first, as the kernel does.
-// ok is false below the first and more than 4 MiB behind the last.
-func (s *Symbols) At(addr uint64) (sym Symbol, ok bool) {
-	i := sort.Search(len(s.all), func(i int) bool { return s.all[i].Addr > addr }) - 1
-	if i < 0 || addr-s.all[i].Addr > 4<<20 {
-		return Symbol{}, false
-	}
-	for i > 0 && s.all[i-1].Addr == s.all[i].Addr {
-		i--
-	}
-	return s.all[i], true
-}
-
-// Range is At, with the symbol's size: up to the next symbol behind it. Of a function of the kernel or a module that is the last, it is not known: 0.
-func (s *Symbols) Range(addr uint64) (sym Symbol, size uint64, ok bool) {
-	if sym, ok = s.At(addr); !ok {
-		return sym, 0, false
-	}
-	i := sort.Search(len(s.all), func(i int) bool { return s.all[i].Addr > addr })
-	for ; i < len(s.all) && s.all[i].Module != sym.Module; i++ {
-	}
-	if i < len(s.all) {
-		size = s.all[i].Addr - sym.Addr
-	}
-	return sym, size, true
+	return &table{n: len(ends) / 4, fixed: a.fixed, addrs: a.raw, ends: ends, names: text}
 }

@@ -3,7 +3,6 @@ package guest
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"sync"
 
 	"vitrine.dev/vitrine/internal/printable"
@@ -18,6 +17,9 @@ type Kernel struct {
 
 	t       Target
 	space   *Space
+	image   *ramImage
+	cache   *Cache
+	key     string // in the cache
 	btf     func() *BTF
 	structs map[string]*structure
 	names   map[uint64]Owner // by page-table root: what user samples belong to
@@ -32,7 +34,10 @@ const (
 
 // Open finds the kernel that t runs: by the registers of the first CPU that is inside of one, or, where no CPU's can be had, by
 // searching its memory.
-func Open(t Target) (*Kernel, error) {
+func Open(t Target) (*Kernel, error) { return (*Cache)(nil).Open(t) }
+
+// Open is Open, and takes what the cache knows of such a kernel.
+func (c *Cache) Open(t Target) (*Kernel, error) {
 	var first error
 	for i := range t.NumCPU() {
 		var r x86.Regs
@@ -45,20 +50,20 @@ func Open(t Target) (*Kernel, error) {
 		space, err := KernelSpace(t, &r)
 		if err == nil {
 			var k *Kernel
-			if k, err = openIn(t, space); err == nil {
+			if k, err = c.openIn(t, space); err == nil {
 				return k, nil
 			}
 		}
 		first = err
 	}
 	if first == nil {
-		return search(t)
+		return c.search(t)
 	}
 	return nil, first
 }
 
 // openIn finds the kernel that is mapped in space.
-func openIn(t Target, space *Space) (*Kernel, error) {
+func (c *Cache) openIn(t Target, space *Space) (*Kernel, error) {
 	text, size, err := space.Image()
 	if err != nil {
 		return nil, err
@@ -67,23 +72,27 @@ func openIn(t Target, space *Space) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	image := make([]byte, min(size, maxImage))
-	n, err := t.ReadPhys(image, pa)
-	if image = image[:n]; n == 0 {
-		return nil, fmt.Errorf("guest: kernel image at %#x: %w", uint64(pa), err)
+	k := &Kernel{Text: text, t: t, space: space, cache: c, structs: map[string]*structure{}, names: map[uint64]Owner{}}
+	k.image = &ramImage{t: t, from: pa, n: min(size, maxImage)}
+	d, key := c.symbols(k.image, text)
+	if d == nil {
+		if d, err = findKallsyms(k.image, text); err != nil {
+			return nil, err
+		}
+		d.table.index()
+		s := Symbols{own: d.table}
+		if from, to := s.ownAddress("__start_notes"), s.ownAddress("__stop_notes"); from > text && to > from && to-from <= 4096 { // the build id
+			d.parts = append(d.parts, span{from - text, to - from})
+		}
+		key = c.keepSymbols(k.image, d)
 	}
-	own, err := Kallsyms(image, text)
-	if err != nil {
-		return nil, err
-	}
-	k := &Kernel{Text: text, t: t, space: space, structs: map[string]*structure{}, names: map[uint64]Owner{}}
-	k.Symbols = NewSymbols(own)
+	k.key = key
+	k.Symbols = &Symbols{own: d.table, load: k.moduleSymbols}
 	k.btf = sync.OnceValue(k.readBTF)
-	if s, err := k.Symbols.Lookup("linux_banner"); err == nil {
-		b, _ := k.space.CString(s.Addr, 512)
+	if at := k.address("linux_banner"); at != 0 {
+		b, _ := k.space.CString(at, 512)
 		k.Banner = printable.Text(string(bytes.TrimRight([]byte(b), "\n")))
 	}
-	k.Refresh()
 	return k, nil
 }
 
@@ -107,33 +116,27 @@ func (k *Kernel) VMCoreInfo() []byte {
 func (k *Kernel) BTF() *BTF { return k.btf() }
 
 func (k *Kernel) readBTF() *BTF {
-	from, err := k.Symbols.Lookup("__start_BTF")
+	from, to := k.address("__start_BTF"), k.address("__stop_BTF")
+	if from < k.Text || to <= from || to-from > maxBTF {
+		return nil
+	}
+	at := span{from - k.Text, to - from}
+	if b := k.cache.types(k.key, k.image, at); b != nil {
+		return b
+	}
+	raw := k.image.read(at.off, at.size)
+	b, err := ParseBTF(raw, nil)
 	if err != nil {
 		return nil
 	}
-	to, err := k.Symbols.Lookup("__stop_BTF")
-	if err != nil || to.Addr <= from.Addr || to.Addr-from.Addr > maxBTF {
-		return nil
-	}
-	blob := make([]byte, to.Addr-from.Addr)
-	if k.space.ReadAt(blob, from.Addr) != nil {
-		return nil
-	}
-	b, err := ParseBTF(blob)
-	if err != nil {
-		return nil
-	}
+	k.cache.keepTypes(k.key, raw, b)
 	return b
 }
 
-// Refresh reads again what changes: the modules and their symbols, and what processes have mapped. What cannot be read stays as it was.
+// Refresh forgets what changes: the modules' symbols, and what processes have mapped.
 func (k *Kernel) Refresh() {
 	clear(k.users.maps)
-	mods, err := k.moduleSymbols()
-	if err != nil || len(mods) == 0 {
-		return
-	}
-	k.Symbols = k.Symbols.with(mods)
+	k.Symbols.loaded = false
 }
 
 // isText tells whether a symbol names code.
@@ -151,14 +154,8 @@ func (k *Kernel) Function(ip uint64) (Symbol, bool) {
 	return s, ok && isText(s)
 }
 
-// address is a symbol's, or 0.
-func (k *Kernel) address(name string) uint64 {
-	s, err := k.Symbols.Lookup(name)
-	if err != nil {
-		return 0
-	}
-	return s.Addr
-}
+// address is where a symbol of the kernel's own is, or 0.
+func (k *Kernel) address(name string) uint64 { return k.Symbols.ownAddress(name) }
 
 // variable reads 8 bytes at a symbol, or gives 0.
 func (k *Kernel) variable(name string) uint64 {

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"unicode"
 
 	"vitrine.dev/vitrine/internal/printable"
@@ -27,14 +28,14 @@ type Module struct {
 
 // modules gives the loaded modules' structures in the kernel's order, the newest first; one that is not yet formed is left out.
 func (k *Kernel) modules() ([]object, error) {
-	head, err := k.Symbols.Lookup("modules")
-	if err != nil {
-		return nil, err
+	head := k.address("modules")
+	if head == 0 {
+		return nil, errors.New("guest: no symbol modules")
 	}
 	if k.structure("module").size == 0 {
 		return nil, errNoBTF
 	}
-	at, err := k.entries(head.Addr, "module", "list", maxModules)
+	at, err := k.entries(head, "module", "list", maxModules)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +115,8 @@ func (k *Kernel) usersOf(m object) []string {
 }
 
 // moduleSymbols reads the symbols of the loaded modules, in the order of /proc/kallsyms.
-func (k *Kernel) moduleSymbols() ([]Symbol, error) {
-	objects, err := k.modules()
-	if err != nil {
-		return nil, err
-	}
+func (k *Kernel) moduleSymbols() []Symbol {
+	objects, _ := k.modules()
 	var all []Symbol
 	for _, m := range objects {
 		if len(all) >= maxModuleSymbols {
@@ -126,16 +124,17 @@ func (k *Kernel) moduleSymbols() ([]Symbol, error) {
 		}
 		all = append(all, k.symbolsOf(m)...)
 	}
-	return all, nil
+	return all
 }
 
 // Kallsyms gives what /proc/kallsyms shows to the guest's root: the kernel's own symbols, the modules' and those of BPF programs, in its order.
 // Trampolines of ftrace and kprobes are not in it.
 func (k *Kernel) Kallsyms() []Symbol {
-	mods, _ := k.moduleSymbols()
-	own := k.Symbols.own
-	all := make([]Symbol, 0, len(own)+len(mods))
-	return append(append(append(all, own...), mods...), k.bpfSymbols()...)
+	all := make([]Symbol, 0, k.Symbols.Len()+maxModuleSymbols/64)
+	for i := range k.Symbols.own.n {
+		all = append(all, k.Symbols.own.symbol(i))
+	}
+	return append(append(all, k.moduleSymbols()...), k.bpfSymbols()...)
 }
 
 // bpfSymbols are those of compiled BPF programs and trampolines (kernel/bpf/core.c, bpf_get_kallsym).

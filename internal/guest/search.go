@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,58 +25,123 @@ type (
 // ErrNoKernel is returned where no Linux kernel can be found in memory.
 var ErrNoKernel = errors.New("guest: no Linux kernel found in its memory")
 
-// search finds the running kernel without any register. Each place that may be a kernel's must prove itself: by page tables that lie where
-// the kernel's own symbols say, and map the kernel there. RAM may hold the remains of kernels that ran before a reboot; of several that
-// prove themselves the one whose clock is latest is running.
-func search(t Target) (*Kernel, error) {
+// search finds the running kernel without any register. Page tables tell where one is mapped; it must then prove itself: by page tables that lie
+// where its own symbols say, and map it there. RAM may hold the remains of kernels that ran before a reboot; of several that prove themselves
+// the one whose clock is latest is running.
+func (c *Cache) search(t Target) (*Kernel, error) {
 	if i, ok := t.(Informed); ok {
 		if s, ok := parseVMCoreInfo(i.VMCoreInfo()).space(t); ok {
-			if k, err := openIn(t, s); err == nil {
+			if k, err := c.openIn(t, s); err == nil {
 				return k, nil
 			}
 		}
 	}
 	var found []*Kernel
-	tried := map[mem.Addr]bool{}
-	try := func(s *Space) {
-		if tried[s.root] || len(tried) > maxCandidates {
-			return
+	looked := uint64(0)
+	for _, s := range spaces(t) {
+		_, size, err := s.Image()
+		if looked += size; err != nil || looked > maxLooked {
+			continue
 		}
-		tried[s.root] = true
-		if k, err := openIn(t, s); err == nil {
+		if k, err := c.openIn(t, s); err == nil && k.prove() {
 			found = append(found, k)
-		}
-	}
-	tables := []mem.Addr{}
-	scan(t, func(chunk []byte, a mem.Addr) {
-		for p := 0; p+mem.PageSize <= len(chunk); p += mem.PageSize {
-			if page := chunk[p : p+mem.PageSize]; bytes.HasPrefix(page, infoPrefix) {
-				if s, ok := parseVMCoreInfo(page).space(t); ok {
-					try(s)
-				}
-			}
-		}
-		for p := 0; len(tables) < maxCandidates; {
-			i := bytes.Index(chunk[p:], digits)
-			if i < 0 {
-				break
-			}
-			tables = append(tables, a+mem.Addr(p+i))
-			p += i + 1
-		}
-	})
-	if len(found) == 0 { // no VMCOREINFO: by the symbol table itself
-		for _, at := range tables {
-			if s, ok := spaceBySymbols(t, at); ok {
-				try(s)
-			}
 		}
 	}
 	return latest(found)
 }
 
-// maxCandidates bounds how many places in memory are looked at closely.
-const maxCandidates = 256
+// Bounds of how much is looked at closely: places, and bytes of images.
+const (
+	maxCandidates = 256
+	maxLooked     = 4 << 30
+)
+
+// prove tells whether the kernel's own page tables, where its symbols say they are, map it where it was found, and takes them for its space.
+func (k *Kernel) prove() bool {
+	pa, _, err := k.space.Translate(k.Text)
+	if err != nil {
+		return false
+	}
+	top := k.address("init_top_pgt")
+	if top < k.Text || top-k.Text >= k.image.n {
+		// Not among the symbols (CONFIG_KALLSYMS_ALL): that the kernel has symbols, begins where it is mapped, must do.
+		return true
+	}
+	for _, levels := range []int{4, 5} {
+		s := &Space{ram: k.t, root: pa + mem.Addr(top-k.Text), levels: levels}
+		if s.maps(k.Text, pa) && s.maps(top, s.root) {
+			k.space = s
+			return true
+		}
+	}
+	return false
+}
+
+// spaces finds page tables that map a kernel: one of each table of the image's range, which all processes' share.
+func spaces(t Target) []*Space {
+	var all []*Space
+	seen := map[mem.Addr]bool{}
+	regions := t.Regions()
+	inRAM := func(a mem.Addr) bool {
+		return slices.ContainsFunc(regions, func(r mem.Region) bool { return a >= r.Base && uint64(a-r.Base) < r.Size })
+	}
+	next := func(table mem.Addr, index mem.Addr) (mem.Addr, bool) {
+		var b [8]byte
+		if _, err := t.ReadPhys(b[:], table+8*index); err != nil {
+			return 0, false
+		}
+		e := le.Uint64(b[:])
+		a := mem.Addr(e & pteAddr)
+		return a, isTable(e) && inRAM(a)
+	}
+	lastWords(t, func(page mem.Addr, word uint64) {
+		if !isTable(word) || len(seen) >= maxCandidates {
+			return
+		}
+		upper := mem.Addr(word & pteAddr)
+		if !inRAM(upper) {
+			return
+		}
+		middle, ok := next(upper, 510)
+		if !ok || seen[middle] {
+			return
+		}
+		if _, _, ok := imageIn(t, middle); ok {
+			seen[middle] = true
+			all = append(all, &Space{ram: t, root: page, levels: 4})
+		}
+	})
+	return all
+}
+
+// isTable tells whether an entry may be of a table of the upper levels of the kernel's half: _KERNPG_TABLE, perhaps used or encrypted for.
+func isTable(e uint64) bool {
+	const writable, user, accessed, dirty = 1 << 1, 1 << 2, 1 << 5, 1 << 6
+	return e&^(pteAddr|user|accessed|dirty) == ptePresent|writable && e&pteAddr != 0
+}
+
+// lastWords calls fn with the last 8 bytes of each page of memory that may not be zero: in the uppermost page tables, they are of the kernel's image.
+func lastWords(t Target, fn func(page mem.Addr, word uint64)) {
+	const at = mem.PageSize - 8
+	mapped, _ := t.(Mapped)
+	scan(t, func(a mem.Addr, size uint64) {
+		if mapped != nil {
+			if b := mapped.View(a, size); uint64(len(b)) == size {
+				for p := uint64(at); p < size; p += mem.PageSize {
+					if w := le.Uint64(b[p:]); w&ptePresent != 0 {
+						fn(a+mem.Addr(p-at), w)
+					}
+				}
+				return
+			}
+		}
+		b := make([]byte, size)
+		n, _ := t.ReadPhys(b, a)
+		for p := at; p+8 <= n; p += mem.PageSize {
+			fn(a+mem.Addr(p-at), le.Uint64(b[p:]))
+		}
+	})
+}
 
 // latest chooses among kernels that all prove themselves.
 func latest(found []*Kernel) (*Kernel, error) {
@@ -101,44 +167,28 @@ func latest(found []*Kernel) (*Kernel, error) {
 	return best, nil
 }
 
-// scan calls fn with the guest's memory, in chunks that begin at a page; they overlap a little, so that nothing short is cut in two.
-func scan(t Target, fn func(chunk []byte, a mem.Addr)) {
-	const size, overlap = 4 << 20, mem.PageSize
-	buf := make([]byte, size+overlap)
+// scan calls fn with the pieces of the guest's memory that may hold anything but zeros: whole pages, at most 4 MiB.
+func scan(t Target, fn func(a mem.Addr, size uint64)) {
+	const most = 4 << 20
+	const mask = mem.PageSize - 1
 	sparse, _ := t.(Sparse)
 	for _, r := range t.Regions() {
-		end := r.Base + mem.Addr(r.Size)
-		for a := r.Base; a < end; {
+		end := (r.Base + mem.Addr(r.Size)) &^ mask
+		for a := (r.Base + mask) &^ mask; a < end; {
 			limit := end
 			if sparse != nil {
 				start, length, ok := sparse.NextData(a)
 				if !ok || start >= end {
 					break
 				}
-				a = max(a, start&^(mem.PageSize-1))
-				limit = min(end, max(start+mem.Addr(length), a+1))
+				a = max(a, start&^mask)
+				limit = min(end, max((start+mem.Addr(length)+mask)&^mask, a+mem.PageSize))
 			}
-			got, _ := t.ReadPhys(buf[:min(uint64(end-a), uint64(limit-a)+overlap, uint64(len(buf)))], a)
-			fn(buf[:got], a)
-			a += (min(limit-a, size) + mem.PageSize - 1) &^ (mem.PageSize - 1)
+			size := min(limit-a, most)
+			fn(a, uint64(size))
+			a += size
 		}
 	}
-}
-
-// around reads the memory up to n bytes before and behind at, as far as it is in one piece with it.
-func around(t Target, at mem.Addr, n uint64) (b []byte, from mem.Addr) {
-	for _, r := range t.Regions() {
-		if at >= r.Base && uint64(at-r.Base) < r.Size {
-			from = r.Base
-			if uint64(at-r.Base) > n {
-				from = (at - mem.Addr(n)) &^ (mem.PageSize - 1)
-			}
-			b = make([]byte, min(uint64(at-from)+n, uint64(r.Base)+r.Size-uint64(from)))
-			got, _ := t.ReadPhys(b, from)
-			return b[:got], from
-		}
-	}
-	return nil, at
 }
 
 // coreInfo is VMCOREINFO: lines of NAME=VALUE that the kernel keeps for who reads its dumps (kernel/vmcore_info.c).
@@ -189,61 +239,4 @@ func (c coreInfo) space(t Target) (*Space, bool) {
 func (s *Space) maps(va uint64, want mem.Addr) bool {
 	pa, _, err := s.Translate(va)
 	return err == nil && pa == want
-}
-
-// spaceBySymbols finds the kernel whose symbol table has its tokens at physical address at. Decoded, it says where the banner and the page
-// tables are; the banner's own place ties virtual to physical addresses.
-func spaceBySymbols(t Target, at mem.Addr) (*Space, bool) {
-	// The digits alone are found in other places too: look closely before looking far.
-	if image, from := around(t, at, 16<<10); tokensAt(image, int(at-from)) == nil {
-		return nil, false
-	}
-	image, from := around(t, at, 96<<20)
-	table := tokensAt(image, int(at-from))
-	if table == nil {
-		return nil, false
-	}
-	names, ok := table.findNames(image)
-	if !ok {
-		return nil, false
-	}
-	// Addresses that are relative to their own place come out physical.
-	addrs, ok := names.findAddresses(image, table, 0, uint64(from))
-	if !ok {
-		return nil, false
-	}
-	symbols := NewSymbols(names.expand(image, table, addrs))
-	banner, err := symbols.Lookup("linux_banner")
-	if err != nil {
-		return nil, false
-	}
-	top, err := symbols.Lookup("init_top_pgt")
-	if err != nil {
-		return nil, false
-	}
-	const slot = 2 << 20 // the kernel lies at a multiple of it, in both
-	for p := 0; ; p++ {
-		i := bytes.Index(image[p:], []byte("Linux version "))
-		if i < 0 {
-			return nil, false
-		}
-		p += i
-		delta := uint64(from) + uint64(p) - banner.Addr // physical - decoded
-		if delta%slot != 0 {
-			continue
-		}
-		root := mem.Addr(top.Addr + delta)
-		for _, levels := range []int{4, 5} {
-			s := &Space{ram: t, root: root, levels: levels}
-			text, _, err := s.Image()
-			if err != nil {
-				continue
-			}
-			// The image maps its own page tables, at the distance from its start that the symbols say.
-			pa, _, err := s.Translate(text)
-			if err == nil && s.maps(text+uint64(root-pa), root) {
-				return s, true
-			}
-		}
-	}
 }

@@ -127,37 +127,82 @@ func (s *Space) CString(va uint64, limit int) (string, error) {
 	return string(b), nil
 }
 
-// The range where Linux maps its image (Documentation/arch/x86/x86_64/mm.rst).
+// The range where Linux maps its image (Documentation/arch/x86/x86_64/mm.rst): the last but one GiB.
 const (
 	imageStart = 0xffffffff80000000
-	imageEnd   = 0xffffffffc0000000
+	imageSlot  = 2 << 20
 )
 
 // Image finds the kernel's image: the virtual address of _text, which is where its range's first mapped 2 MiB begin, and the size of
-// what is mapped from there on without a gap of 32 MiB. It is physically contiguous.
+// what is mapped from there on, physically contiguous.
 //
 // The kernel unmaps the rest of the range early (cleanup_highmap, arch/x86/mm/init_64.c).
 func (s *Space) Image() (text, size uint64, err error) {
-	const slot = 2 << 20
-	gap := uint64(0)
-	for va := uint64(imageStart); va < imageEnd; va += slot {
-		_, _, err := s.Translate(va)
-		switch {
-		case err == nil && text == 0:
-			text = va
-			fallthrough
-		case err == nil:
-			size, gap = va+slot-text, 0
-		case !errors.Is(err, ErrUnmapped):
-			return 0, 0, err
-		case text != 0:
-			if gap += slot; gap >= 32<<20 {
-				return text, size, nil
-			}
+	var middle mem.Addr // the table of the range's 2 MiB
+	table, va := s.root, uint64(imageStart)
+	for level := s.levels - 1; level >= 2; level-- {
+		var b [8]byte
+		if _, err := s.ram.ReadPhys(b[:], table+mem.Addr(va>>uint(12+9*level)&511*8)); err != nil {
+			return 0, 0, fmt.Errorf("guest: page table of level %d: %w", level+1, err)
 		}
+		e := le.Uint64(b[:])
+		if e&ptePresent == 0 || e&pteLarge != 0 {
+			return 0, 0, errNoImage
+		}
+		table = mem.Addr(e & pteAddr)
+		middle = table
 	}
-	if text == 0 {
-		return 0, 0, errors.New("guest: no kernel is mapped")
+	text, size, ok := imageIn(s.ram, middle)
+	if !ok {
+		return 0, 0, errNoImage
 	}
 	return text, size, nil
+}
+
+var errNoImage = errors.New("guest: no kernel is mapped")
+
+// imageIn is Image, by the table of the range's 2 MiB.
+func imageIn(ram mem.Reader, middle mem.Addr) (text, size uint64, ok bool) {
+	var raw [mem.PageSize]byte
+	if _, err := ram.ReadPhys(raw[:], middle); err != nil {
+		return 0, 0, false
+	}
+	var first mem.Addr
+	last := uint64(0)
+	for i := range uint64(512) {
+		e := le.Uint64(raw[8*i:])
+		if e&ptePresent == 0 {
+			// Parts of the image may have been given back (.init), so a hole is no end.
+			continue
+		}
+		pa := mem.Addr(e & pteAddr &^ (imageSlot - 1))
+		if e&pteLarge == 0 { // in pages of 4 KiB: where the first that is there leads
+			if pa, ok = slotIn(ram, mem.Addr(e&pteAddr)); !ok {
+				continue
+			}
+		}
+		if text == 0 {
+			text, first = imageStart+i*imageSlot, pa
+		}
+		off := imageStart + i*imageSlot - text
+		if pa != first+mem.Addr(off) || pa%imageSlot != 0 || off-last > 32<<20 {
+			break
+		}
+		last = off
+	}
+	return text, last + imageSlot, text != 0
+}
+
+// slotIn is the physical address of 2 MiB that are mapped by pages, if one says so.
+func slotIn(ram mem.Reader, table mem.Addr) (mem.Addr, bool) {
+	var raw [mem.PageSize]byte
+	if _, err := ram.ReadPhys(raw[:], table); err != nil {
+		return 0, false
+	}
+	for i := range mem.Addr(512) {
+		if e := le.Uint64(raw[8*i:]); e&ptePresent != 0 {
+			return mem.Addr(e&pteAddr) - i*mem.PageSize, true
+		}
+	}
+	return 0, false
 }

@@ -22,11 +22,11 @@ type Owner struct {
 
 // perCPU is where a CPU's own variables are: their symbols' addresses are relative to it.
 func (k *Kernel) perCPU(cpu int) (uint64, error) {
-	table, err := k.Symbols.Lookup("__per_cpu_offset")
-	if err != nil {
-		return 0, err
+	table := k.address("__per_cpu_offset")
+	if table == 0 {
+		return 0, errors.New("guest: no symbol __per_cpu_offset")
 	}
-	return k.space.Uint64(table.Addr + 8*uint64(cpu))
+	return k.space.Uint64(table + 8*uint64(cpu))
 }
 
 // numCPU is how many CPUs the kernel made room for.
@@ -50,8 +50,8 @@ func (k *Kernel) Current(cpu int) (task uint64, err error) {
 	}
 	// pcpu_hot holds it from v6.2 to v6.14 (e57ef2ed97c1), first of its fields.
 	for _, name := range []string{"current_task", "pcpu_hot"} {
-		if s, err := k.Symbols.Lookup(name); err == nil {
-			return k.space.Uint64(base + s.Addr)
+		if a := k.address(name); a != 0 {
+			return k.space.Uint64(base + a)
 		}
 	}
 	return 0, errors.New("guest: no symbol current_task")
@@ -123,15 +123,15 @@ func (k *Kernel) remember(root mem.Addr, o Owner) {
 
 // leaders gives the addresses of the thread groups' leaders, without the idle task.
 func (k *Kernel) leaders() ([]uint64, error) {
-	init, err := k.Symbols.Lookup("init_task")
-	if err != nil {
-		return nil, err
+	init := k.address("init_task")
+	if init == 0 {
+		return nil, errors.New("guest: no symbol init_task")
 	}
 	f, ok := k.structure("task_struct").field("tasks")
 	if !ok {
 		return nil, errNoBTF
 	}
-	return k.entries(init.Addr+f.Off, "task_struct", "tasks", maxTasks)
+	return k.entries(init+f.Off, "task_struct", "tasks", maxTasks)
 }
 
 // threads gives the addresses of a process's tasks, the leader among them.

@@ -40,7 +40,7 @@ const policy = `
 	cmd               < internal/printable, ., internal/agent, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind, internal/x86
 	internal/boottest < ., internal/agent, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
 	internal/nested   < internal/hv, internal/initramfs, internal/kernel
-	internal/bench    < ., internal/agent, internal/host, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/nested, internal/x86
+	internal/bench    < ., internal/agent, internal/control, internal/guest, internal/host, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/nested, internal/x86
 	internal/policy   <
 `
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -132,6 +133,23 @@ func compare(t *testing.T, kernelPath, modules, words string) {
 	t.Run("processes", func(t *testing.T) { compareProcesses(t, k, said) })
 	t.Run("stacks", func(t *testing.T) { compareStacks(t, k, said) })
 	t.Run("maps", func(t *testing.T) { compareMaps(t, k, said) })
+	t.Run("a second look", func(t *testing.T) {
+		dir := t.TempDir()
+		for look := range 2 {
+			cached, err := guest.NewCache(dir).Open(g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, kallsyms(cached), said["kallsyms"])
+			if cached.BTF() == nil != (k.BTF() == nil) {
+				t.Errorf("look %d: BTF was there once and once not", look+1)
+			}
+			kept, err := filepath.Glob(filepath.Join(dir, "*.symbols"))
+			if err != nil || len(kept) != 1 {
+				t.Errorf("look %d: %d kernels are kept, want 1 (%v)", look+1, len(kept), err)
+			}
+		}
+	})
 	t.Run("without registers", func(t *testing.T) { again(t, k, blind{g, false}) })
 	t.Run("without registers and VMCOREINFO", func(t *testing.T) { again(t, k, blind{g, true}) })
 	t.Run("from a dump", func(t *testing.T) {
