@@ -18,5 +18,8 @@ func debugExit(v uint8) {
 		fmt.Println("check: ioperm:", err)
 		return
 	}
+	if err := unix.IoctlSetInt(1, unix.TCSBRK, 1); err != nil { // tcdrain: the port does not wait for what the kernel has still to send
+		fmt.Println("check: tcdrain:", err)
+	}
 	out(port, v)
 }
