@@ -32,6 +32,17 @@ type Record struct {
 // Mode is where the code of a sample, or the mapping, is: MiscKernel, MiscUser, MiscGuestKernel, MiscGuestUser.
 func (r *Record) Mode() uint16 { return r.Misc & MiscMode }
 
+// Live reads records that do not come from a file but from the kernel, of one event.
+func Live(a Attr) *Reader { return &Reader{Attrs: []Attr{a}} }
+
+// Parse fills rec from a whole record as the kernel writes it. What a record lacks is zero; a sample that is cut is an error.
+func (d *Reader) Parse(raw []byte, rec *Record) error {
+	if len(raw) < recordHead {
+		return fmt.Errorf("a record of %d bytes", len(raw))
+	}
+	return d.parse(raw, rec)
+}
+
 // parse fills rec from raw. What a record lacks is zero; a sample that is cut is an error.
 func (d *Reader) parse(raw []byte, rec *Record) error {
 	chain := rec.Chain[:0]
