@@ -2,6 +2,8 @@ package vitrine
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/hv/kvm"
@@ -56,6 +58,9 @@ func setModel(b backend, spec string) error {
 	}
 	return err
 }
+
+// wantsFiveLevels tells whether a processor is asked for its 5-level page tables: they cost a level of each walk, and are of use from 64 TiB on.
+func wantsFiveLevels(spec string) bool { return slices.Contains(strings.Split(spec, ","), "+la57") }
 
 // CPUModels are the models that Config.CPU knows, the richest first.
 func CPUModels() []string { return model.Models }

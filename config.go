@@ -27,7 +27,8 @@ type Config struct {
 	// Accel is what runs the processors: Auto, KVM or Soft; empty: Auto.
 	Accel string
 	// CPU is which processor the guest sees: "max", "x86-64-v3" or "x86-64-v2", and after commas flags to add and take away, named as in
-	// /proc/cpuinfo: "x86-64-v3,+aes,-fma". A flag that Accel cannot give is an error. Empty: max, all that it can.
+	// /proc/cpuinfo: "x86-64-v3,+aes,-fma". A flag that Accel cannot give is an error. Empty: max, all that it can. A Linux kernel runs on 4-level page tables
+	// unless +la57 asks for 5.
 	CPU string
 
 	// KernelPath is a bzImage, a vmlinux ELF or a multiboot image; empty: one is found or fetched.

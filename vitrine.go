@@ -211,7 +211,7 @@ const agentLine = "console=ttyS0 quiet panic=-1 no_timer_check cryptomgr.notests
 
 // load puts the kernel into memory, with our agent where it is wanted, and gives the first processor's state.
 func (m *Machine) load(k *kernel.Kernel, image *boot.Image) (*x86.State, error) {
-	c := boot.Config{Kernel: image, CommandLine: m.cfg.Append, RSDP: m.board.RSDP(), Log: m.cfg.Log}
+	c := boot.Config{Kernel: image, CommandLine: m.cfg.Append, RSDP: m.board.RSDP(), Log: m.cfg.Log, FiveLevels: wantsFiveLevels(m.cfg.CPU)}
 	c.CacheDir, _ = kernel.DefaultCacheDir() // without one, nothing is cached
 	if m.exactly {
 		initrd, err := boot.OpenInitrd(m.cfg.Initrd)

@@ -25,6 +25,9 @@ type Config struct {
 	CacheDir string
 	// Log takes a line on what went wrong without stopping the boot. May be nil.
 	Log func(line string)
+	// FiveLevels enters a Linux kernel that says it knows them with 5-level page tables (CR4.LA57, which the processor must have), as its own decompressor
+	// does where the processor has them, unless the command line says no5lvl.
+	FiveLevels bool
 	// Random gives a number in [0, n) for KASLR. Nil: the host's randomness.
 	Random func(n uint64) uint64
 }

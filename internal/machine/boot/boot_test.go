@@ -193,6 +193,36 @@ func TestKernelAbove4GiBIsMapped(t *testing.T) {
 	}
 }
 
+func TestFiveLevelsWhereTheKernelKnowsThem(t *testing.T) {
+	const flags = xlfKernel64 | xlfAbove4G
+	for _, c := range []struct {
+		what  string
+		flags byte
+		words string
+		asked bool
+		want  bool
+	}{
+		{"asked for", flags | xlf5Level, "quiet", true, true},
+		{"not asked for", flags | xlf5Level, "quiet", false, false},
+		{"the kernel does not know them", flags, "quiet", true, false},
+		{"the kernel knows, and was built without", flags | 1<<5, "quiet", true, false},
+		{"no5lvl", flags | xlf5Level, "quiet no5lvl", true, false},
+	} {
+		ram := newRAM(t, 256<<20)
+		s, f, err := Load(ram, Config{Kernel: image(patched(tinyBzImage(), hdrXLoadFlags, c.flags)), CommandLine: c.words, FiveLevels: c.asked, Random: last})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, five := s.CR3, s.CR4&x86.CR4LA57 != 0
+		if five {
+			root = ram.Load64(mem.Addr(root)) &^ 0xFFF
+		}
+		if at := walk(ram, root, uint64(f.Physical)); five != c.want || at != uint64(f.Physical) {
+			t.Errorf("%s: 5 levels: %v, the kernel is mapped to %#x, want %v, %#x", c.what, five, at, c.want, uint64(f.Physical))
+		}
+	}
+}
+
 func TestKASLROnlyWhereItCanBe(t *testing.T) {
 	plain := makeBzImage(gz(tinyVmlinux()))
 	damaged := makeBzImage(gz(append(tinyVmlinux(), words(0, 0x91000008, 0, 0, 0x81000010)...)))

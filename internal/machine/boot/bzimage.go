@@ -43,6 +43,7 @@ const (
 
 	xlfKernel64 = 1 << 0 // xloadflags XLF_KERNEL_64: there is a 64-bit entry point at +0x200
 	xlfAbove4G  = 1 << 1 // XLF_CAN_BE_LOADED_ABOVE_4G
+	xlf5Level   = 3 << 5 // XLF_5LEVEL, XLF_5LEVEL_ENABLED (v4.20)
 )
 
 // setup is a bzImage's header, checked.
@@ -59,6 +60,7 @@ type setup struct {
 	initSize    uint64
 	relocatable bool
 	above4G     bool
+	fiveLevels  bool
 }
 
 func isBzImage(head []byte) bool {
@@ -99,6 +101,7 @@ func parseSetup(head []byte, size int64) (*setup, error) {
 		initSize:    uint64(le.Uint32(raw[hdrInitSize:])),
 		relocatable: raw[hdrRelocatable] != 0,
 		above4G:     x&xlfAbove4G != 0,
+		fiveLevels:  x&xlf5Level == xlf5Level,
 	}
 	if s.align < kernelAlign || s.align > 1<<30 || s.align&(s.align-1) != 0 {
 		s.align = kernelAlign

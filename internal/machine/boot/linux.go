@@ -120,7 +120,7 @@ func (l *loader) vmlinux(e *elfFile, h *setup, relocs *relocTable) (*x86.State, 
 	if err := l.writeZeroPage(h, phys, initrd, kaslr); err != nil {
 		return nil, err
 	}
-	s, err := enter64(l.ram, entry-base+phys, phys, phys+size)
+	s, err := enter64(l.ram, entry-base+phys, phys, phys+size, l.FiveLevels && h.fiveLevels && !l.option("no5lvl"))
 	if err == nil {
 		s.GPR[x86.RSI] = uint64(zeroPage)
 	}
@@ -150,7 +150,7 @@ func (l *loader) selfExtracting(h *setup) (*x86.State, error) {
 	if err := l.writeZeroPage(h, phys, initrd, false); err != nil {
 		return nil, err
 	}
-	s, err := enter64(l.ram, phys+entry64, phys, phys+size)
+	s, err := enter64(l.ram, phys+entry64, phys, phys+size, false) // it sees to that itself
 	if err == nil {
 		s.GPR[x86.RSI] = uint64(zeroPage)
 	}

@@ -70,49 +70,55 @@ func enter32(ram *mem.Memory, entry uint32) (*x86.State, error) {
 	return s, nil
 }
 
-// enter64 makes the state of long mode at entry, with the first 4 GiB and [lo, hi) mapped to themselves.
-func enter64(ram *mem.Memory, entry, lo, hi uint64) (*x86.State, error) {
+// enter64 makes the state of long mode at entry, with the first 4 GiB and [lo, hi) mapped to themselves by tables of 4 levels or of 5.
+func enter64(ram *mem.Memory, entry, lo, hi uint64, five bool) (*x86.State, error) {
 	s, err := newState(ram, longCode)
 	if err != nil {
 		return nil, err
 	}
-	if err := identityMap(ram, lo, hi); err != nil {
+	s.CR3, s.CR4 = uint64(pageTables), x86.CR4PAE
+	root := pageTables
+	if five {
+		s.CR4 |= x86.CR4LA57
+		root += mem.PageSize
+		ram.Store64(pageTables, uint64(root)|pagePresent)
+	}
+	if err := identityMap(ram, root, lo, hi); err != nil {
 		return nil, err
 	}
 	s.CR0 = x86.CR0PE | x86.CR0ET | x86.CR0PG
-	s.CR3 = uint64(pageTables)
-	s.CR4 = x86.CR4PAE
 	s.EFER = x86.EFERLME | x86.EFERLMA
 	s.RIP = entry
 	return s, nil
 }
 
-// identityMap builds 4-level tables of 2 MiB pages at pageTables: one page for the root, one for each 512 GiB that is used,
-// one for each GiB.
-func identityMap(ram *mem.Memory, lo, hi uint64) error {
-	const (
-		present = 1 | 1<<1 // writable
-		large   = 1 << 7
-		giB     = 1 << 30
-	)
-	next := pageTables + mem.PageSize
+// Bits of the entries of page tables: present and writable, and of a large page (SDM vol. 3A 4.5.4).
+const (
+	pagePresent = 1 | 1<<1
+	pageLarge   = 1 << 7
+)
+
+// identityMap builds 4-level tables of 2 MiB pages: one page for the root, one for each 512 GiB that is used, one for each GiB.
+func identityMap(ram *mem.Memory, root mem.Addr, lo, hi uint64) error {
+	const giB = 1 << 30
+	next := root + mem.PageSize
 	table := func(at mem.Addr) mem.Addr { // the table that the entry at leads to
 		if e := ram.Load64(at); e&1 != 0 {
 			return mem.Addr(e &^ 0xFFF)
 		}
 		t := next
 		next += mem.PageSize
-		ram.Store64(at, uint64(t)|present)
+		ram.Store64(at, uint64(t)|pagePresent)
 		return t
 	}
 	mapGiB := func(a uint64) error {
 		if next+2*mem.PageSize > cmdlineAddr {
 			return noRoom(uint64(next), 2*mem.PageSize, ram)
 		}
-		pdpt := table(pageTables + mem.Addr(a>>39&511*8))
+		pdpt := table(root + mem.Addr(a>>39&511*8))
 		pd := table(pdpt + mem.Addr(a>>30&511*8))
 		for i := range uint64(512) {
-			ram.Store64(pd+mem.Addr(i*8), a+i<<21|present|large)
+			ram.Store64(pd+mem.Addr(i*8), a+i<<21|pagePresent|pageLarge)
 		}
 		return nil
 	}
