@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"vitrine.dev/vitrine/internal/mem"
+	"vitrine.dev/vitrine/internal/program"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
@@ -327,7 +328,7 @@ func FuzzWalks(f *testing.F) {
 		k.ProcessAt(0, 0x1000)
 		k.UserFunction(Owner{Task: base}, 0x1000)
 		if c, err := k.cached(base); err == nil {
-			readProgram(c)
+			program.Read(c)
 		}
 	})
 }

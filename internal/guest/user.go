@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"path"
 	"slices"
+
+	"vitrine.dev/vitrine/internal/printable"
+	"vitrine.dev/vitrine/internal/program"
 )
 
 // Bounds of what is kept of user programs.
@@ -15,7 +18,7 @@ const (
 // A users keeps what user functions are named by: maps until the next Refresh, programs for longer.
 type users struct {
 	maps     map[uint64][]Map // by task
-	programs map[programKey]*program
+	programs map[programKey]*program.File
 }
 
 type programKey struct {
@@ -30,7 +33,7 @@ type programKey struct {
 func (k *Kernel) UserFunction(o Owner, ip uint64) (function, file string, ok bool) {
 	u := &k.users
 	if u.maps == nil {
-		u.maps, u.programs = map[uint64][]Map{}, map[programKey]*program{}
+		u.maps, u.programs = map[uint64][]Map{}, map[programKey]*program.File{}
 	}
 	maps, known := u.maps[o.Task]
 	if !known {
@@ -54,13 +57,16 @@ func (k *Kernel) UserFunction(o Owner, ip uint64) (function, file string, ok boo
 		return "", m.Name, m.Name != ""
 	}
 	if p := k.program(m); p != nil {
-		function, _ = p.function(ip - m.Start + m.Offset)
+		if addr, ok := p.Addr(ip - m.Start + m.Offset); ok {
+			fn, _ := p.Function(addr)
+			function = printable.Text(program.Demangle(fn.Name))
+		}
 	}
 	return function, path.Base(m.Name), true
 }
 
 // program reads what a mapping is of, once; nil where that cannot be done.
-func (k *Kernel) program(m Map) *program {
+func (k *Kernel) program(m Map) *program.File {
 	c, err := k.cached(m.file)
 	if err != nil {
 		return nil
@@ -69,7 +75,7 @@ func (k *Kernel) program(m Map) *program {
 	if p, ok := k.users.programs[key]; ok {
 		return p
 	}
-	p, err := readProgram(c)
+	p, err := program.Read(c)
 	if err != nil {
 		p = nil
 	}

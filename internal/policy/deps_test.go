@@ -32,10 +32,11 @@ const policy = `
 	internal/printable <
 	internal/helper   < internal/confine, internal/host, internal/hostfs, internal/machine/virtio, internal/mem, internal/network
 	internal/control  < internal/host, internal/mem, internal/x86
-	internal/guest    < internal/printable, internal/cgroup, internal/mem, internal/x86
+	internal/program  <
+	internal/guest    < internal/program, internal/printable, internal/cgroup, internal/mem, internal/x86
 	internal/guest/guesttest < ., internal/guest, internal/kernel, internal/mem, internal/unwind, internal/x86
-	internal/unwind   < internal/guest, internal/mem, internal/x86
-	internal/perf     < internal/guest
+	internal/unwind   < internal/guest, internal/mem, internal/program, internal/x86
+	internal/perf     < internal/guest, internal/program, internal/unwind
 	.                 < internal/printable, internal/agent, internal/confine, internal/control, internal/helper, internal/host, internal/hostfs, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/network, internal/transfer, internal/x86
 	cmd               < internal/printable, ., internal/agent, internal/control, internal/guest, internal/host, internal/kernel, internal/perf, internal/transfer, internal/unwind, internal/x86
 	internal/boottest < ., internal/agent, internal/hv, internal/initramfs, internal/kernel, internal/machine, internal/mem, internal/x86
