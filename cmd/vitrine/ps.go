@@ -26,29 +26,42 @@ type psRow struct {
 	indent string // of a tree
 }
 
+// A psColumn is a column, and what it says.
+type psColumn struct {
+	column[psRow]
+	help string
+}
+
 // psColumns are all that there are, by the name they are asked for.
-var psColumns = map[string]column[psRow]{
-	"pid":       {"PID", true, func(r psRow) string { return strconv.Itoa(r.PID) }},
-	"ppid":      {"PPID", true, func(r psRow) string { return strconv.Itoa(r.PPID) }},
-	"tgid":      {"TGID", true, func(r psRow) string { return strconv.Itoa(r.TGID) }},
-	"uid":       {"UID", true, func(r psRow) string { return strconv.FormatUint(uint64(r.UID), 10) }},
-	"state":     {"S", false, func(r psRow) string { return r.State }},
-	"cpu":       {"CPU", true, func(r psRow) string { return strconv.Itoa(r.Process.CPU) }},
-	"time":      {"TIME", true, func(r psRow) string { return cpuTime(r.CPUSeconds) }},
-	"rss":       {"RSS", true, func(r psRow) string { return shortSize(r.RSSBytes) }},
-	"started":   {"STARTED", false, func(r psRow) string { return startedAt(r.Started, time.Now()) }},
-	"cgroup":    {"CGROUP", false, func(r psRow) string { return r.Cgroup }},
-	"container": {"CONTAINER", false, func(r psRow) string { return orDash(r.Container) }},
-	"mntns":     {"MNTNS", true, func(r psRow) string { return strconv.FormatUint(uint64(r.Namespaces.Mount), 10) }},
-	"pidns":     {"PIDNS", true, func(r psRow) string { return strconv.FormatUint(uint64(r.Namespaces.PID), 10) }},
-	"netns":     {"NETNS", true, func(r psRow) string { return strconv.FormatUint(uint64(r.Namespaces.Net), 10) }},
-	"comm":      {"COMM", false, func(r psRow) string { return r.indent + r.Comm }},
-	"command": {"COMMAND", false, func(r psRow) string {
+var psColumns = map[string]psColumn{
+	"pid":       {column[psRow]{"PID", true, func(r psRow) string { return strconv.Itoa(r.PID) }}, "number of the process, or of the thread"},
+	"ppid":      {column[psRow]{"PPID", true, func(r psRow) string { return strconv.Itoa(r.PPID) }}, "number of its parent"},
+	"tgid":      {column[psRow]{"TGID", true, func(r psRow) string { return strconv.Itoa(r.TGID) }}, "number of the process that a thread belongs to"},
+	"uid":       {column[psRow]{"UID", true, func(r psRow) string { return strconv.FormatUint(uint64(r.UID), 10) }}, "effective user"},
+	"state":     {column[psRow]{"S", false, func(r psRow) string { return r.State }}, "R runs, S sleeps, D sleeps and cannot be woken, I idles, T and t are stopped, Z has ended, X is dead"},
+	"cpu":       {column[psRow]{"CPU", true, func(r psRow) string { return strconv.Itoa(r.Process.CPU) }}, "where it runs, or ran last"},
+	"time":      {column[psRow]{"TIME", true, func(r psRow) string { return cpuTime(r.CPUSeconds) }}, "CPU time"},
+	"rss":       {column[psRow]{"RSS", true, func(r psRow) string { return shortSize(r.RSSBytes) }}, "memory that is in RAM"},
+	"started":   {column[psRow]{"STARTED", false, func(r psRow) string { return startedAt(r.Started, time.Now()) }}, "when it began"},
+	"cgroup":    {column[psRow]{"CGROUP", false, func(r psRow) string { return r.Cgroup }}, "control group, of version 2"},
+	"container": {column[psRow]{"CONTAINER", false, func(r psRow) string { return orDash(r.Container) }}, "by the name of its control group"},
+	"mntns":     {column[psRow]{"MNTNS", true, func(r psRow) string { return inode(r.Namespaces.Mount) }}, "mount namespace"},
+	"pidns":     {column[psRow]{"PIDNS", true, func(r psRow) string { return inode(r.Namespaces.PID) }}, "PID namespace"},
+	"netns":     {column[psRow]{"NETNS", true, func(r psRow) string { return inode(r.Namespaces.Net) }}, "network namespace"},
+	"utsns":     {column[psRow]{"UTSNS", true, func(r psRow) string { return inode(r.Namespaces.UTS) }}, "namespace of the host name"},
+	"ipcns":     {column[psRow]{"IPCNS", true, func(r psRow) string { return inode(r.Namespaces.IPC) }}, "namespace of System V IPC"},
+	"cgroupns":  {column[psRow]{"CGROUPNS", true, func(r psRow) string { return inode(r.Namespaces.Cgroup) }}, "namespace of control groups"},
+	"userns":    {column[psRow]{"USERNS", true, func(r psRow) string { return inode(r.Namespaces.User) }}, "user namespace"},
+	"timens":    {column[psRow]{"TIMENS", true, func(r psRow) string { return inode(r.Namespaces.Time) }}, "namespace of clocks"},
+	"nspid":     {column[psRow]{"NSPID", true, func(r psRow) string { return strconv.Itoa(r.NSPID) }}, "number in its own PID namespace"},
+	"nlwp":      {column[psRow]{"NLWP", true, func(r psRow) string { return strconv.Itoa(r.Threads) }}, "how many threads its process has"},
+	"comm":      {column[psRow]{"COMM", false, func(r psRow) string { return r.indent + r.Comm }}, "name"},
+	"command": {column[psRow]{"COMMAND", false, func(r psRow) string {
 		if r.Cmdline == "" {
 			return r.indent + "[" + r.Comm + "]"
 		}
 		return r.indent + r.Cmdline
-	}},
+	}}, "arguments, or the name in brackets where there are none"},
 }
 
 const psDefault = "pid,ppid,uid,state,cpu,time,rss,started,command"
@@ -70,8 +83,24 @@ func psVerb() *cobra.Command {
 			}
 			return writeColumns(out, chosen, psRows(all, f.tree))
 		})
+	needsGuest, look := cmd.Args, cmd.RunE
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if f.columns == "help" {
+			return nil
+		}
+		return needsGuest(cmd, args)
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if f.columns == "help" {
+			return columnHelp(cmd.OutOrStdout())
+		}
+		return look(cmd, args)
+	}
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		names := f.columns
+		if names == "help" {
+			return nil
+		}
 		if f.threads && names == psDefault {
 			names = "tgid," + strings.Replace(names, "command", "comm", 1)
 		}
@@ -80,7 +109,7 @@ func psVerb() *cobra.Command {
 			if !ok {
 				return fmt.Errorf("ps: no column %q: there are %s", name, strings.Join(columnNames(), ", "))
 			}
-			chosen = append(chosen, c)
+			chosen = append(chosen, c.column)
 		}
 		return nil
 	}
@@ -88,9 +117,27 @@ func psVerb() *cobra.Command {
 	cmd.Flags().BoolVarP(&f.threads, "threads", "T", false, "every thread, not only processes")
 	cmd.Flags().BoolVar(&f.tree, "tree", false, "children below their parents")
 	cmd.Flags().BoolVarP(&f.user, "user", "u", false, "without the kernel's own threads")
-	cmd.Flags().StringVarP(&f.columns, "columns", "o", psDefault, "which to show, of "+strings.Join(columnNames(), ", "))
+	cmd.Flags().StringVarP(&f.columns, "columns", "o", psDefault, "which to show, with commas between; help lists them")
 	cmd.Flags().StringVar(&f.container, "container", "", "only the processes of a container (a beginning of its name)")
 	return cmd
+}
+
+// inode is a namespace's number, or a dash.
+func inode(n uint32) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(uint64(n), 10)
+}
+
+// columnHelp lists the columns.
+func columnHelp(out io.Writer) error {
+	for _, name := range columnNames() {
+		if _, err := fmt.Fprintf(out, "%-10s %s\n", name, psColumns[name].help); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func columnNames() []string {

@@ -27,8 +27,8 @@ func plausible(t object) bool {
 	return s < 4102444800 && t.uint("tkr_mono.shift") < 64 && t.int("offs_boot") >= 0
 }
 
-// bootTime is when the guest booted, by its own clock; zero where that cannot be read.
-func (k *Kernel) bootTime() time.Time {
+// BootTime is when the guest booted, by its own clock; zero where that cannot be read.
+func (k *Kernel) BootTime() time.Time {
 	t, ok := k.timekeeper()
 	if !ok {
 		return time.Time{}

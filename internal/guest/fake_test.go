@@ -52,7 +52,11 @@ const direct = 0xffff888000000000
 // fakeStructs are the fields of the structures of a fake kernel: name and size in bytes; a pointer's is 8.
 const fakeStructs = `
 	task_struct  tasks:16 tasks.next=tasks:8 thread_node:16 pid:4 tgid:4 real_parent:8 signal:8 mm:8 fs:8 nsproxy:8 cgroups:8 real_cred:8
-	             se.sum_exec_runtime:8 flags:4 __state:4 exit_state:4 cpu:4 start_boottime:8 comm:16 files:8
+	             se.sum_exec_runtime:8 flags:4 __state:4 exit_state:4 cpu:4 start_boottime:8 comm:16 files:8 thread_pid:8
+	pid          level:4 numbers:0
+	upid         nr:4 ns:8
+	pid_namespace ns.inum:4
+	user_namespace ns.inum:4
 	files_struct fdt:8
 	fdtable      max_fds:4 fd:8
 	xa_node      shift:1 slots:512
@@ -67,8 +71,9 @@ const fakeStructs = `
 	signal_struct thread_head:16 sum_sched_runtime:8
 	mm_struct    pgd:8 arg_start:8 arg_end:8 rss_stat.count[0]:8 rss_stat.count[1]:8 rss_stat.count[3]:8
 	             mm_mt.ma_root:8 brk:8 start_brk:8 start_stack:8 context.vdso:8
-	cred         euid:4
-	css_set      dfl_cgrp:8
+	cred         euid:4 user_ns:8
+	css_set      dfl_cgrp:8 subsys:32
+	cgroup_subsys_state cgroup:8
 	cgroup       kn:8
 	kernfs_node  parent:8 name:8
 	nsproxy      mnt_ns:8 net_ns:8
@@ -223,7 +228,7 @@ func TestProcessesOfAFakeKernel(t *testing.T) {
 	if err != nil || len(all) != 4 {
 		t.Fatalf("%d processes, %v, want 4", len(all), err)
 	}
-	want := Process{PID: 4, PPID: 1, TGID: 4, Comm: "sh?[2J", UID: 1000, State: "S", CPUSeconds: 1.5, Cgroup: "/user.slice"}
+	want := Process{PID: 4, PPID: 1, TGID: 4, Comm: "sh?[2J", UID: 1000, State: "S", CPUSeconds: 1.5, Cgroup: "/user.slice", NSPID: 4, Threads: 1}
 	got := all[3]
 	got.Task = 0
 	if got != want {

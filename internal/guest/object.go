@@ -44,7 +44,7 @@ func (s *structure) field(paths ...string) (Field, bool) {
 		f, ok := s.fields[path]
 		if !ok {
 			if s.btf != nil && s.size > 0 {
-				if b, err := s.btf.Field(s.name, path); err == nil && b.Off < s.size && b.Size <= s.size-b.Off {
+				if b, err := s.btf.Field(s.name, path); err == nil && b.Off <= s.size && b.Size <= s.size-b.Off { // at the very end: an array without a size
 					f = &b
 				}
 			}

@@ -29,6 +29,8 @@ type Process struct {
 	Cgroup     string    `json:"cgroup"`              // in the unified hierarchy (version 2)
 	Container  string    `json:"container,omitempty"` // by the cgroup's name
 	Namespaces Inodes    `json:"namespaces"`
+	NSPID      int       `json:"ns_pid"`  // the number in its own PID namespace, which its container knows it by
+	Threads    int       `json:"threads"` // of the process
 
 	Kernel bool   `json:"kernel_thread,omitempty"`
 	Task   uint64 `json:"-"` // address of its task_struct
@@ -42,6 +44,8 @@ type Inodes struct {
 	UTS    uint32 `json:"uts"`
 	IPC    uint32 `json:"ipc"`
 	Cgroup uint32 `json:"cgroup"`
+	User   uint32 `json:"user"`
+	Time   uint32 `json:"time"` // since v5.6 (769071ac9f20)
 }
 
 // Processes gives the guest's processes by number; with threads, each of their tasks. What ended meanwhile may be missing.
@@ -50,7 +54,7 @@ func (k *Kernel) Processes(threads bool) ([]Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &taskReader{Kernel: k, boot: k.bootTime(), cgroups: map[uint64]string{}, spaces: map[uint64]Inodes{}}
+	r := &taskReader{Kernel: k, boot: k.BootTime(), cgroups: map[uint64]control{}, spaces: map[uint64]Inodes{}, numbers: map[uint64]uint32{}}
 	all := make([]Process, 0, len(leaders))
 	seen := make(map[uint64]bool, len(leaders))
 	for _, addr := range leaders {
@@ -68,6 +72,7 @@ func (k *Kernel) Processes(threads bool) ([]Process, error) {
 			tasks = []uint64{addr}
 		}
 		p := r.process(leader)
+		p.Threads = len(tasks)
 		ns := signal.uint("sum_sched_runtime") // of threads that have ended
 		for _, a := range tasks {
 			t := leader
@@ -104,8 +109,9 @@ func seconds(ns uint64) float64 { return float64(ns/1e6) / 1e3 }
 type taskReader struct {
 	*Kernel
 	boot    time.Time
-	cgroups map[uint64]string // by struct css_set
-	spaces  map[uint64]Inodes // by struct nsproxy
+	cgroups map[uint64]control // by struct css_set
+	spaces  map[uint64]Inodes  // by struct nsproxy
+	numbers map[uint64]uint32  // of namespaces, by address
 }
 
 // poison2 is what list_del_rcu leaves in prev (include/linux/poison.h).
@@ -134,8 +140,8 @@ func (r *taskReader) process(t object) Process {
 		p.PPID = int(int32(pid))
 	}
 	p.Kernel = t.uint("flags")&pfKthread != 0
-	p.Cgroup = r.cgroup(t.uint("cgroups"))
-	p.Container = cgroup.Container(p.Cgroup)
+	group := r.cgroup(t.uint("cgroups"))
+	p.Cgroup, p.Container = group.path, group.container
 	if mm := t.uint("mm"); mm != 0 {
 		if m, err := r.load("mm_struct", mm); err == nil {
 			p.RSSBytes = r.resident(m)
@@ -156,7 +162,9 @@ func (r *taskReader) thread(p Process, t object) Process {
 	p.Namespaces = r.namespaces(t)
 	if cred, err := r.load("cred", t.uint("real_cred")); err == nil {
 		p.UID = uint32(cred.uint("euid"))
+		p.Namespaces.User = r.number("user_namespace", cred.uint("user_ns"))
 	}
+	p.NSPID, p.Namespaces.PID = r.ownNumber(t)
 	return p
 }
 
@@ -253,7 +261,7 @@ func (k *Kernel) cmdline(mm object) string {
 	return printable.Text(string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
 }
 
-// namespaces are those of a task's nsproxy, and the PID namespace of its own number.
+// namespaces are those of a task's nsproxy.
 func (r *taskReader) namespaces(t object) Inodes {
 	at := t.uint("nsproxy")
 	if at == 0 {
@@ -266,39 +274,82 @@ func (r *taskReader) namespaces(t object) Inodes {
 	if err != nil {
 		return Inodes{}
 	}
-	number := func(field, name string) uint32 {
-		f, ok := r.structure(name).field("ns.inum")
-		p := proxy.uint(field)
-		if !ok || p == 0 {
-			return 0
-		}
-		v, _ := r.space.Uint32(p + f.Off)
-		return v
-	}
 	n := Inodes{
-		Mount: number("mnt_ns", "mnt_namespace"), PID: number("pid_ns_for_children", "pid_namespace"), Net: number("net_ns", "net"),
-		UTS: number("uts_ns", "uts_namespace"), IPC: number("ipc_ns", "ipc_namespace"), Cgroup: number("cgroup_ns", "cgroup_namespace"),
+		Mount: r.number("mnt_namespace", proxy.uint("mnt_ns")), Net: r.number("net", proxy.uint("net_ns")), UTS: r.number("uts_namespace", proxy.uint("uts_ns")),
+		IPC: r.number("ipc_namespace", proxy.uint("ipc_ns")), Cgroup: r.number("cgroup_namespace", proxy.uint("cgroup_ns")),
+		Time: r.number("time_namespace", proxy.uint("time_ns")),
 	}
 	r.spaces[at] = n
 	return n
 }
 
-// cgroup is the path of a css_set's cgroup in the unified hierarchy.
-func (r *taskReader) cgroup(set uint64) string {
+// number is that of a namespace, a structure of the given name.
+func (r *taskReader) number(name string, at uint64) uint32 {
+	f, ok := r.structure(name).field("ns.inum")
+	if !ok || at < kernelHalf {
+		return 0
+	}
+	v, known := r.numbers[at]
+	if !known {
+		v, _ = r.space.Uint32(at + f.Off)
+		r.numbers[at] = v
+	}
+	return v
+}
+
+// ownNumber is a task's number in its own PID namespace, and that namespace's: of struct pid's numbers, which go from the outermost namespace
+// inwards, the last (kernel/pid.c, task_active_pid_ns).
+func (r *taskReader) ownNumber(t object) (nr int, ns uint32) {
+	pid, err := r.load("pid", t.uint("thread_pid")) // 2c4704756cab, v4.19
+	numbers, ok := pid.field("numbers")
+	if err != nil || !ok {
+		return int(t.int("pid")), 0
+	}
+	const deepest = 32 // MAX_PID_NS_LEVEL
+	each := r.structure("upid").size
+	upid, err := r.load("upid", pid.addr+numbers.Off+each*min(pid.uint("level"), deepest))
+	if err != nil {
+		return int(t.int("pid")), 0
+	}
+	return int(upid.int("nr")), r.number("pid_namespace", upid.uint("ns"))
+}
+
+// A control is the control groups of a css_set: the path in the unified hierarchy, and whose container they are.
+type control struct{ path, container string }
+
+// maxSubsystems bounds the controllers that a kernel has; today there are 14.
+const maxSubsystems = 32
+
+// cgroup reads a css_set. A container of runtimes that use the old hierarchies (version 1) is known by one of those.
+func (r *taskReader) cgroup(set uint64) control {
 	if set == 0 {
-		return ""
+		return control{}
 	}
-	if path, ok := r.cgroups[set]; ok {
-		return path
+	if c, ok := r.cgroups[set]; ok {
+		return c
 	}
-	path := ""
+	var c control
 	if s, err := r.load("css_set", set); err == nil {
-		if g, err := r.load("cgroup", s.uint("dfl_cgrp")); err == nil {
-			path = r.kernfsPath(g.uint("kn"))
+		c.path = r.cgroupPath(s.uint("dfl_cgrp"))
+		c.container = cgroup.Container(c.path)
+		f, _ := s.field("subsys")
+		for i := uint64(0); i < min(f.Size/8, maxSubsystems) && c.container == ""; i++ {
+			if css, err := r.load("cgroup_subsys_state", le.Uint64(s.raw[f.Off+8*i:])); err == nil {
+				c.container = cgroup.Container(r.cgroupPath(css.uint("cgroup")))
+			}
 		}
 	}
-	r.cgroups[set] = path
-	return path
+	r.cgroups[set] = c
+	return c
+}
+
+// cgroupPath is a cgroup's in its hierarchy.
+func (k *Kernel) cgroupPath(at uint64) string {
+	g, err := k.load("cgroup", at)
+	if err != nil {
+		return ""
+	}
+	return k.kernfsPath(g.uint("kn"))
 }
 
 // kernfsPath is the path of a node of sysfs or a cgroup file system.
