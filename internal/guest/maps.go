@@ -136,16 +136,12 @@ func (w *walker) special(vma, mm object) string {
 func (w *walker) fileName(f object, root place) (name, device string, inode uint64) {
 	mnt, dentry, node := f.uint("f_path.mnt", "__f_path.mnt"), f.uint("f_path.dentry", "__f_path.dentry"), f.uint("f_inode")
 	// An overlay's mapping is of the file below, in a mount that nobody sees; the user's path is kept beside (def3ae83da02, v6.7). The flag
-	// that tells so has moved from release to release: where the path leads tells too.
-	if at, err := w.placeOf(mnt, dentry); err == nil {
-		if _, ok := w.path(at, root); !ok {
-			if b, err := w.load("backing_file", f.addr); err == nil {
-				at, _ := w.placeOf(b.uint("user_path.mnt"), b.uint("user_path.dentry"))
-				if d, err := w.load("dentry", at.dentry); err == nil {
-					if _, ok := w.path(at, root); ok {
-						mnt, dentry, node = b.uint("user_path.mnt"), at.dentry, d.uint("d_inode")
-					}
-				}
+	// that tells so has moved from release to release: that no namespace has the mount tells too.
+	if at, err := w.placeOf(mnt, dentry); err == nil && !w.mounted(at.mount) {
+		if b, err := w.load("backing_file", f.addr); err == nil {
+			at, _ := w.placeOf(b.uint("user_path.mnt"), b.uint("user_path.dentry"))
+			if d, err := w.load("dentry", at.dentry); err == nil && w.mounted(at.mount) {
+				mnt, dentry, node = b.uint("user_path.mnt"), at.dentry, d.uint("d_inode")
 			}
 		}
 	}

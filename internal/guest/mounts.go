@@ -144,6 +144,16 @@ func (w *walker) mount(addr uint64) (object, error) {
 	return m, err
 }
 
+// mounted tells whether a mount is in a namespace: those that the kernel keeps for itself have none, or an error for a pointer (MNT_NS_INTERNAL).
+func (w *walker) mounted(addr uint64) bool {
+	m, err := w.mount(addr)
+	ns := m.uint("mnt_ns")
+	return err == nil && ns >= kernelHalf && ns < errorPointers
+}
+
+// errorPointers is where what is an error in place of an address begins (include/linux/err.h, MAX_ERRNO).
+const errorPointers = ^uint64(4095) + 1
+
 // dentry reads a directory entry's name and parent.
 func (w *walker) dentry(addr uint64) (link, error) {
 	if l, ok := w.dentries[addr]; ok {

@@ -130,16 +130,13 @@ func (r *taskReader) task(addr uint64) (object, error) {
 	return t, nil
 }
 
-// pfKthread is PF_KTHREAD of task_struct.flags.
-const pfKthread = 0x00200000
-
 func (r *taskReader) process(t object) Process {
 	p := r.thread(Process{}, t)
 	if f, ok := t.field("tgid"); ok {
 		pid, _ := r.space.Uint32(t.uint("real_parent") + f.Off)
 		p.PPID = int(int32(pid))
 	}
-	p.Kernel = t.uint("flags")&pfKthread != 0
+	p.Kernel = t.uint("flags")&pfThread != 0
 	group := r.cgroup(t.uint("cgroups"))
 	p.Cgroup, p.Container = group.path, group.container
 	if mm := t.uint("mm"); mm != 0 {
@@ -154,7 +151,7 @@ func (r *taskReader) process(t object) Process {
 // thread is what threads have of their own; the rest is p's.
 func (r *taskReader) thread(p Process, t object) Process {
 	p.PID, p.TGID = int(t.int("pid")), int(t.int("tgid"))
-	p.Comm = t.text("comm")
+	p.Comm = r.name(t)
 	p.State = taskState(t)
 	p.CPU = int(t.uint("thread_info.cpu", "cpu")) // in thread_info since v5.16 (bcf9033e5449)
 	p.Started = r.started(t)
@@ -166,6 +163,44 @@ func (r *taskReader) thread(p Process, t object) Process {
 	}
 	p.NSPID, p.Namespaces.PID = r.ownNumber(t)
 	return p
+}
+
+// Bits of task_struct.flags (include/linux/sched.h).
+const (
+	pfWorker = 0x00000020 // PF_WQ_WORKER
+	pfThread = 0x00200000 // PF_KTHREAD
+)
+
+// name is a task's as its /proc/PID/status has it: of kernel threads that they were given, which comm may be too short for (d6986ce24fc0, v5.17), of
+// workers also what they work on (fs/proc/array.c, proc_task_name).
+func (r *taskReader) name(t object) string {
+	comm := t.text("comm")
+	if t.uint("flags")&pfThread == 0 {
+		return comm
+	}
+	k, err := r.load("kthread", t.uint("worker_private", "set_child_tid")) // e32cf5dfbe22, v5.17
+	if err != nil {
+		return comm
+	}
+	if t.uint("flags")&pfWorker == 0 {
+		return cmp.Or(r.pointed(k, 64, "full_name"), comm)
+	}
+	w, err := r.load("worker", k.uint("data"))
+	if err != nil || w.uint("task") != t.addr {
+		return comm
+	}
+	const rescuer = "kworker/R-" // b6a46f7263bd, v6.9
+	if q, err := r.load("workqueue_struct", w.uint("rescue_wq")); err == nil && strings.HasPrefix(comm, rescuer) {
+		comm = rescuer + q.text("name")
+	}
+	desc := w.text("desc")
+	if w.uint("pool") == 0 || desc == "" {
+		return comm
+	}
+	if w.uint("current_work") != 0 {
+		return comm + "+" + desc
+	}
+	return comm + "-" + desc
 }
 
 // taskState is the letter of a task's state, as fs/proc/array.c has it.

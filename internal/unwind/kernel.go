@@ -95,12 +95,58 @@ func (u *Kernel) find(ip uint64) (entry, bool) {
 	return u.main.find(ip)
 }
 
-// errRunning is for a task that is on a processor.
-var errRunning = errors.New("unwind: the task runs: only of one that sleeps is the stack known")
+// Why there is no stack to be read.
+var (
+	errRunning = errors.New("unwind: the task runs: only of one that sleeps is the stack known")
+	errEnded   = errors.New("unwind: the task has ended, and has no stack any more")
+)
 
 // Sleeping gives the call chain of a task that does not run, the innermost first, as /proc/PID/stack has it: without the scheduler's own functions.
-// A chain that could not be followed to its end comes with an error.
+// A chain that could not be followed to its end comes with an error; one that the task ran on meanwhile is followed anew.
 func (u *Kernel) Sleeping(task uint64) ([]Frame, error) {
+	const tries = 10
+	for range tries {
+		before, err := u.rest(task)
+		if err != nil {
+			return nil, err
+		}
+		frames, chainErr := u.sleeping(before.sp)
+		if after, err := u.rest(task); err == nil && after == before {
+			return frames, chainErr
+		}
+	}
+	return nil, errRunning
+}
+
+// A rest is how a task has slept since it ran last.
+type rest struct{ sp, voluntary, other uint64 }
+
+func (u *Kernel) rest(task uint64) (r rest, err error) {
+	b := u.k.BTF()
+	if f, err := b.Field("task_struct", "exit_state"); err == nil {
+		if state, err := u.word(task + f.Off); err != nil || uint32(state) != 0 {
+			return r, errEnded
+		}
+	}
+	for cpu := range u.k.NumCPU() {
+		if now, err := u.k.Current(cpu); err == nil && now == task {
+			return r, errRunning
+		}
+	}
+	for path, p := range map[string]*uint64{"thread.sp": &r.sp, "nvcsw": &r.voluntary, "nivcsw": &r.other} {
+		f, err := b.Field("task_struct", path)
+		if err != nil {
+			return r, err
+		}
+		if *p, err = u.word(task + f.Off); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// sleeping follows the chain that a switch to another task left at sp.
+func (u *Kernel) sleeping(sp uint64) ([]Frame, error) {
 	b := u.k.BTF()
 	word := func(base uint64, name, path string) (uint64, error) {
 		f, err := b.Field(name, path)
@@ -109,17 +155,9 @@ func (u *Kernel) Sleeping(task uint64) ([]Frame, error) {
 		}
 		return u.word(base + f.Off)
 	}
-	for cpu := range u.k.NumCPU() {
-		if now, err := u.k.Current(cpu); err == nil && now == task {
-			return nil, errRunning
-		}
-	}
-	sp, err := word(task, "task_struct", "thread.sp")
-	if err != nil {
-		return nil, err
-	}
-	// What the switch to another task leaves (arch/x86/include/asm/switch_to.h, struct inactive_task_frame).
+	// arch/x86/include/asm/switch_to.h, struct inactive_task_frame
 	s := state{u: u}
+	var err error
 	if s.bp, err = word(sp, "inactive_task_frame", "bp"); err != nil {
 		return nil, err
 	}

@@ -1,27 +1,60 @@
-# What the guest says of itself. Runs in the guest; each part begins with a line "=== NAME".
+# What the guest says of itself; each part begins with a line "=== NAME". Runs in the guest: without arguments all, with numbers those processes.
 part() { echo "=== $1"; }
-echo 0 >/proc/sys/kernel/kptr_restrict
-(sleep 1000 & exec sleep 1001) &
-# Containers, by the names that runtimes give their cgroups, in both hierarchies; one has namespaces of its own.
-id=123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
-mkdir -p /tmp/freezer "/sys/fs/cgroup/system.slice/docker-0$id.scope" /sys/fs/cgroup/machine.slice/systemd-nspawn@web.service
-mount -t cgroup -o freezer freezer /tmp/freezer && mkdir -p "/tmp/freezer/docker/f$id"
-within() { sh -c 'echo 0 >"$0/cgroup.procs"; exec "$@"' "$@" & }
-within "/sys/fs/cgroup/system.slice/docker-0$id.scope" unshare -fpmuinC --mount-proc sleep 1002
-within /sys/fs/cgroup/machine.slice/systemd-nspawn@web.service sleep 1003
-[ -d "/tmp/freezer/docker/f$id" ] && within "/tmp/freezer/docker/f$id" sleep 1004
-sleep 0.3
-for f in kallsyms modules self/mountinfo uptime; do part $f; cat /proc/$f; done
-part dmesg; dmesg
-for p in /proc/[0-9]*; do
-	part "${p#/proc/}"
-	read -r stat <$p/stat && echo "$stat"
+
+tell() {
+	p=/proc/$1
+	{ read -r stat <$p/stat; } 2>/dev/null || return
+	part $1
+	echo "Stat: $stat"
 	cat $p/status $p/cgroup
-	readlink $p/ns/cgroup $p/ns/ipc $p/ns/mnt $p/ns/net $p/ns/pid $p/ns/user $p/ns/uts
 	echo "Cmdline: $(tr '\0' ' ' <$p/cmdline)"
 	[ -e $p/stack ] && sed 's/^/Stack: /' $p/stack
+	grep ctxt_switches $p/status # once more: what did not run meanwhile must agree
+	ls -l $p/ns | sed -n 's/.* -> /Ns: /p'
+	[ -e $p/exe ] || return # a kernel thread, or a zombie
 	sed 's/^/Map: /' $p/maps
-done
-part end
-echo
-sleep 1000
+	sed 's/^/Mount: /' $p/mountinfo
+	ls -l $p/fd | sed -n 's/.* \([0-9]*\) -> /File: \1 /p' | sort -k2n
+} 2>/dev/null
+
+end() {
+	part end
+	echo
+}
+
+if [ $# -gt 0 ]; then
+	for p; do tell $p; done
+	end
+	exit
+fi
+
+# within CGROUP COMMAND… runs a command in a control group of its own.
+within() {
+	mkdir -p $1
+	(echo 0 >$1/cgroup.procs && shift && exec "$@") &
+}
+
+echo 0 >/proc/sys/kernel/kptr_restrict
+(sleep 1000 & exec sleep 1001) &
+# Containers, by the names that runtimes give their cgroups, in both hierarchies; some have namespaces of their own.
+id=123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+v2=/sys/fs/cgroup
+within $v2/system.slice/docker-0$id.scope unshare -m -u -i -n -p -C -f --mount-proc sh -c 'hostname inner; mount -t tmpfs inner /mnt; exec sleep 1002'
+within $v2/machine.slice/systemd-nspawn@web.service sleep 1003
+within $v2/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-1$id.scope unshare -m -U -r sleep 1004
+mkdir /tmp/freezer
+mount -t cgroup -o freezer freezer /tmp/freezer && within /tmp/freezer/docker/f$id sleep 1005
+(true & exec sleep 1006 >/dev/null 9>/tmp/gone) & # a zombie's parent
+(exec setpriv --reuid=65534 --clear-groups sleep 1007) &
+(sh -c 'kill -STOP $$') & # is stopped
+sleep 1
+rm -f /tmp/gone
+for f in kallsyms modules uptime; do part $f; cat /proc/$f; done
+part flags; grep -m1 ^flags /proc/cpuinfo
+part btf; sha256sum </sys/kernel/btf/vmlinux
+part shell; echo $$
+part ps; ps -e -o pid=,ppid=,euid=,nlwp=,comm= --no-headers
+part dmesg; dmesg
+for p in /proc/[0-9]*; do tell ${p#/proc/}; done
+end
+exec sleep 1000
