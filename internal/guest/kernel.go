@@ -51,6 +51,7 @@ func (c *Cache) Open(t Target) (*Kernel, error) {
 		if err == nil {
 			var k *Kernel
 			if k, err = c.openIn(t, space); err == nil {
+				k.prove() // the registers' tables are of a process, and go with it
 				return k, nil
 			}
 		}

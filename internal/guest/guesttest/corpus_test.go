@@ -101,6 +101,7 @@ func compare(t *testing.T, kernelPath string, w way) {
 	t.Run("starts", func(t *testing.T) { compareStarts(t, k, said) })
 	t.Run("ps", func(t *testing.T) { comparePS(t, k, said["ps"], strings.TrimSpace(said["shell"])) })
 	t.Run("a second look", func(t *testing.T) { secondLook(t, g, k) })
+	t.Run("when a process has ended", func(t *testing.T) { outlives(t, g) })
 	if strings.Contains(w.words, "pti=on") {
 		t.Run("by a user's page tables", func(t *testing.T) { again(t, k, inUser{g}) })
 	}

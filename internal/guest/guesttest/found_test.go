@@ -81,6 +81,42 @@ func (b blind) ReadPhys(p []byte, a mem.Addr) (int, error) {
 	return n, err
 }
 
+// mortal is a guest whose CPUs run a process that ends: the root of their page tables is a copy at a place of its own.
+type mortal struct {
+	live
+	root []byte
+}
+
+const mortalRoot = 1 << 40
+
+func (m *mortal) CPU(i int, r *x86.Regs) error {
+	err := m.live.CPU(i, r)
+	m.root = make([]byte, mem.PageSize)
+	m.live.ReadPhys(m.root, mem.Addr(r.CR3&^0xFFF))
+	r.CR3 = mortalRoot
+	return err
+}
+
+func (m *mortal) ReadPhys(p []byte, a mem.Addr) (int, error) {
+	if a >= mortalRoot && a < mortalRoot+mem.PageSize {
+		return copy(p, m.root[a-mortalRoot:]), nil
+	}
+	return m.live.ReadPhys(p, a)
+}
+
+// outlives demands that a process's end does not take the kernel with it.
+func outlives(t *testing.T, g live) {
+	m := &mortal{live: g}
+	k, err := guest.Open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(m.root)
+	if all, err := k.Processes(false); err != nil || len(all) < 20 {
+		t.Errorf("%d processes, %v", len(all), err)
+	}
+}
+
 // again demands that the same kernel is found another way.
 func again(t *testing.T, want *guest.Kernel, target guest.Target) {
 	k, err := guest.Open(target)
