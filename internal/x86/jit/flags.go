@@ -103,18 +103,21 @@ func (t *Translator) liveOut(b *Block) flagSet {
 	last := &b.Insts[len(b.Insts)-1]
 	next := int(last.Off) + int(last.Len)
 	if last.Flags&(decode.Jump|decode.EndBlock) == 0 {
+		t.handed = 0
 		return t.liveAt(b, next, peekDepth)
 	}
+	t.handed = t.result(b)
 	switch last.Op {
 	case decode.JMP:
 		if last.Args[0].Kind == decode.Rel {
 			return t.liveAt(b, next+int(last.Imm), peekDepth)
 		}
-		return t.result(b)
+		return t.handed
 	case decode.JCC:
+		t.handed = 0 // it is what they were for
 		return t.liveAt(b, next, peekDepth) | t.liveAt(b, next+int(last.Imm), peekDepth)
 	case decode.CALL, decode.RET:
-		return t.result(b)
+		return t.handed
 	}
 	return allFlags
 }
@@ -132,6 +135,13 @@ func (t *Translator) result(b *Block) flagSet {
 		if reads(in) != 0 {
 			return 0
 		}
+	}
+	// POPF ends a block, so what it leaves may be a result of this one, or of the two that a return thunk makes of a RET: Linux's this_cpu_cmpxchg16b_emu
+	// says so by ZF whether it stored (v6.5).
+	const popf = 0x9D
+	first := int(b.Insts[0].Off)
+	if first == 0 || b.Page[first-1] == popf || len(b.Insts) == 1 && b.Insts[0].Op != decode.CALL {
+		return allFlags
 	}
 	return 0
 }
@@ -170,11 +180,11 @@ func (t *Translator) liveAt(b *Block, off, depth int) flagSet {
 		switch in.Op {
 		case decode.JMP:
 			if in.Args[0].Kind != decode.Rel {
-				return 0
+				return t.handed &^ dead
 			}
 			off += int(in.Imm)
 		case decode.CALL, decode.RET:
-			return 0
+			return t.handed &^ dead
 		case decode.JCC:
 			return (t.liveAt(b, off, depth/2) | t.liveAt(b, off+int(in.Imm), depth/2)) &^ dead
 		default:

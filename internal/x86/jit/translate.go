@@ -52,6 +52,7 @@ type Translator struct {
 	exit     uintptr // the common exit
 	live     []flagSet
 	liveIn   flagSet
+	handed   flagSet // what the block leaves for who is behind a RET
 	stubs    []stub
 	code     Code
 	host     hostFeatures
