@@ -95,5 +95,5 @@ func newRoot() *cobra.Command {
 
 // verbs are all there are, in the order of the help.
 var verbs = []func() *cobra.Command{
-	runVerb, lsVerb, stopVerb, topVerb, psVerb, dmesgVerb, modulesVerb, mountsVerb, symbolsVerb, mapsVerb, lsofVerb, stackVerb, coreVerb, versionVerb,
+	runVerb, lsVerb, stopVerb, topVerb, psVerb, dmesgVerb, modulesVerb, mountsVerb, symbolsVerb, mapsVerb, lsofVerb, socketsVerb, stackVerb, coreVerb, versionVerb,
 }

@@ -109,5 +109,10 @@ var lsofColumns = []column[openFile]{
 	{"OFFSET", true, func(f openFile) string { return strconv.FormatInt(f.Offset, 10) }},
 	{"DEVICE", true, func(f openFile) string { return f.Device }},
 	{"INODE", true, func(f openFile) string { return strconv.FormatUint(f.Inode, 10) }},
-	{"NAME", false, func(f openFile) string { return f.Name }},
+	{"NAME", false, func(f openFile) string {
+		if f.Socket != nil {
+			return f.Name + " " + socketName(*f.Socket)
+		}
+		return f.Name
+	}},
 }

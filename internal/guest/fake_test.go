@@ -63,7 +63,18 @@ const fakeStructs = `
 	xarray       xa_head:8
 	page         flags:8 index:8 rest:48
 	address_space host:8 i_pages:8
-	file         f_mode:4 f_pos:8 f_inode:8 f_mapping:8 f_path.mnt:8 f_path.dentry:8
+	file         f_mode:4 f_pos:8 f_inode:8 f_mapping:8 f_path.mnt:8 f_path.dentry:8 private_data:8
+	socket       file:8 sk:8
+	socket_alloc socket:32 vfs_inode.i_ino:8
+	sock         __sk_common.skc_family:2 __sk_common.skc_state:1 __sk_common.skc_num:2 __sk_common.skc_dport:2 __sk_common.skc_daddr:4
+	             __sk_common.skc_rcv_saddr:4 __sk_common.skc_v6_daddr:16 __sk_common.skc_v6_rcv_saddr:16 __sk_common.skc_net.net:8 sk_socket:8
+	             sk_protocol:2 sk_type:2 sk_uid:4 sk_backlog.rmem_alloc.counter:4 sk_wmem_alloc.refs.counter:4 sk_ack_backlog:4 sk_max_ack_backlog:4
+	tcp_sock     sock:128 rcv_nxt:4 copied_seq:4 write_seq:4 snd_una:4
+	unix_sock    sock:128 addr:8 peer:8
+	unix_address len:4 name:0
+	netlink_sock sock:128 portid:4
+	vsock_sock   sock:128 local_addr.svm_cid:4 local_addr.svm_port:4
+	packet_sock  sock:128 num:2 ifindex:4
 	backing_file file:40 user_path.mnt:8 user_path.dentry:8
 	inode        i_ino:8 i_sb:8 i_size:8
 	vm_area_struct vm_start:8 vm_end:8 vm_file:8 vm_flags:8 vm_pgoff:8 vm_ops:8 vm_private_data:8
@@ -327,6 +338,8 @@ func FuzzWalks(f *testing.F) {
 		k.Mounts(base)
 		k.Maps(base)
 		k.Files(base)
+		k.Sockets()
+		k.newWalker().describeSocket(object{k.structure("sock"), base, data[:min(len(data), int(k.structure("sock").size))]})
 		k.maple(base&^0xFF|mapleRange64<<3|2, 1000)
 		k.tree(base, 1000)
 		k.Uptime()

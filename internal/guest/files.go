@@ -13,14 +13,18 @@ type File struct {
 	Name   string `json:"name"`
 	Device string `json:"device"`
 	Inode  uint64 `json:"inode"`
+
+	Socket *Socket `json:"socket,omitempty"` // what the file is, if it is one
 }
 
-// Files gives a process's open files by descriptor.
-func (k *Kernel) Files(task uint64) ([]File, error) {
-	t, err := k.load("task_struct", task)
-	if err != nil {
-		return nil, err
-	}
+// An openFile is a descriptor, and its struct file's address.
+type openFile struct {
+	fd   int
+	addr uint64
+}
+
+// openFiles gives what a task has open; of one that has ended, nothing.
+func (k *Kernel) openFiles(t object) ([]openFile, error) {
 	at := t.uint("files")
 	if at == 0 {
 		return nil, nil
@@ -41,15 +45,30 @@ func (k *Kernel) Files(task uint64) ([]File, error) {
 	if err := k.space.ReadAt(raw, table.uint("fd")); err != nil {
 		return nil, err
 	}
+	var all []openFile
+	for fd := range int(n) {
+		if p := le.Uint64(raw[fd*8:]); p >= kernelHalf {
+			all = append(all, openFile{fd, p})
+		}
+	}
+	return all, nil
+}
+
+// Files gives a process's open files by descriptor.
+func (k *Kernel) Files(task uint64) ([]File, error) {
+	t, err := k.load("task_struct", task)
+	if err != nil {
+		return nil, err
+	}
+	open, err := k.openFiles(t)
+	if err != nil || open == nil {
+		return nil, err
+	}
 	w := k.newWalker()
 	root, _ := w.rootOf(t)
 	all := []File{}
-	for fd := range int(n) {
-		p := le.Uint64(raw[fd*8:])
-		if p < kernelHalf {
-			continue
-		}
-		f, err := w.load("file", p)
+	for _, o := range open {
+		f, err := w.load("file", o.addr)
 		if err != nil {
 			continue // closed meanwhile
 		}
@@ -61,8 +80,11 @@ func (k *Kernel) Files(task uint64) ([]File, error) {
 		if f.uint("f_mode")&modeWrite != 0 {
 			mode += "w"
 		}
-		d := File{FD: fd, Mode: mode, Offset: f.int("f_pos")}
+		d := File{FD: o.fd, Mode: mode, Offset: f.int("f_pos")}
 		d.Name, d.Device, d.Inode = w.fileName(f, root)
+		if s, ok := w.socket(f); ok {
+			d.Socket = &s
+		}
 		all = append(all, d)
 	}
 	return all, nil

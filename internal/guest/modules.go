@@ -91,6 +91,45 @@ func (k *Kernel) ModuleORC(m Module) (ips, entries, n uint64) {
 	return o.uint("arch.orc_unwind_ip"), o.uint("arch.orc_unwind"), o.uint("arch.num_orcs") & 0xFFFFFFFF
 }
 
+// moduleBTF is what a module says of its own types, on top of the kernel's; nil where it says nothing. The kernel keeps a copy of each in a list
+// (36e68442d1af, v5.11); the module's own goes when it has been loaded.
+func (k *Kernel) moduleBTF(name string) *BTF {
+	head := k.address("btf_modules")
+	if k.BTF() == nil || head == 0 {
+		return nil
+	}
+	at, err := k.entries(head, "btf_module", "list", maxModules)
+	if err != nil {
+		return nil
+	}
+	for _, a := range at {
+		entry, err := k.load("btf_module", a)
+		if err != nil {
+			continue
+		}
+		m, err := k.load("module", entry.uint("module"))
+		// One that brought a base of its own, whose types were told by name (45f3d8d2bf36, v6.11), does not fit the kernel's.
+		if err != nil || m.text("name") != name || m.uint("btf_base_data_size") != 0 {
+			continue
+		}
+		kept, err := k.load("btf", entry.uint("btf"))
+		size := kept.uint("data_size")
+		if err != nil || size > maxBTF {
+			return nil
+		}
+		raw := make([]byte, size)
+		if k.space.ReadAt(raw, kept.uint("data")) != nil {
+			return nil
+		}
+		t, err := ParseBTF(raw, k.BTF())
+		if err != nil {
+			return nil
+		}
+		return t
+	}
+	return nil
+}
+
 // usersOf names the modules that use one.
 func (k *Kernel) usersOf(m object) []string {
 	at, err := k.entries(m.at("source_list"), "module_use", "source_list", maxUsers)

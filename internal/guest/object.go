@@ -83,6 +83,21 @@ func (k *Kernel) load(name string, addr uint64) (object, error) {
 	return o, nil
 }
 
+// loadIn is load of a structure that may be known to a module alone: what it is made of is then in the module's own BTF (36e68442d1af, v5.11).
+func (k *Kernel) loadIn(module, name string, addr uint64) (object, error) {
+	if k.structure(name).size == 0 {
+		if t := k.moduleBTF(module); t != nil {
+			s := &structure{name: name, btf: t, fields: map[string]*Field{}}
+			s.size, _ = t.Sizeof(name)
+			if s.size > maxStruct {
+				s.size = 0
+			}
+			k.structs[name] = s
+		}
+	}
+	return k.load(name, addr)
+}
+
 // kernelHalf is where the kernel's addresses begin, with five levels of page tables; with four, at ffff800000000000.
 const kernelHalf = 0xff00_0000_0000_0000
 
@@ -113,6 +128,15 @@ func (o object) int(paths ...string) int64 {
 		return int64(int32(o.uint(paths...)))
 	}
 	return int64(o.uint(paths...))
+}
+
+// bytes are n of a field's; zeros where there are not as many.
+func (o object) bytes(path string, n uint64) []byte {
+	f, ok := o.field(path)
+	if !ok || f.Size < n || f.Off+n > uint64(len(o.raw)) {
+		return make([]byte, n)
+	}
+	return o.raw[f.Off : f.Off+n]
 }
 
 // text is an array of characters up to its NUL, printable.

@@ -100,6 +100,7 @@ func compare(t *testing.T, kernelPath string, w way) {
 	t.Run("processes", func(t *testing.T) { compareProcesses(t, g, k, said, row) })
 	t.Run("starts", func(t *testing.T) { compareStarts(t, k, said) })
 	t.Run("ps", func(t *testing.T) { comparePS(t, k, said["ps"], strings.TrimSpace(said["shell"])) })
+	t.Run("sockets", func(t *testing.T) { compareSockets(t, k, said) })
 	t.Run("a second look", func(t *testing.T) { secondLook(t, g, k) })
 	t.Run("when a process has ended", func(t *testing.T) { outlives(t, g) })
 	if strings.Contains(w.words, "pti=on") {

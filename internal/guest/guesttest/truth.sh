@@ -47,8 +47,26 @@ mount -t cgroup -o freezer freezer /tmp/freezer && within /tmp/freezer/docker/f$
 (true & exec sleep 1006 >/dev/null 9>/tmp/gone) & # a zombie's parent
 (exec setpriv --reuid=65534 --clear-groups sleep 1007) &
 (sh -c 'kill -STOP $$') & # is stopped
+perl - <<'SOCKETS' &
+use Socket qw(:all);
+sub made { socket(my $s, $_[0], $_[1], 0) or die $!; push @kept, $s; $s }
+for (["127.0.0.1", AF_INET], ["::1", AF_INET6]) {
+	my ($host, $family) = @$_;
+	my $at = sub { $family == AF_INET ? pack_sockaddr_in($_[0], inet_pton(AF_INET, $host)) : pack_sockaddr_in6($_[0], inet_pton(AF_INET6, $host)) };
+	my $l = made($family, SOCK_STREAM); bind($l, $at->(4321)) && listen($l, 7) or die $!;
+	my $c = made($family, SOCK_STREAM); connect($c, $at->(4321)) or die $!; syswrite($c, "hello");
+	accept(my $a, $l) or die $!; push @kept, $a;
+	bind(made($family, SOCK_DGRAM), $at->(5353)) or die $!;
+}
+my $u = made(AF_UNIX, SOCK_STREAM); bind($u, pack_sockaddr_un("/tmp/truth.sock")) && listen($u, 1) or die $!;
+my $c = made(AF_UNIX, SOCK_STREAM); connect($c, pack_sockaddr_un("/tmp/truth.sock")) or die $!;
+accept(my $a, $u) or die $!;
+bind(made(AF_UNIX, SOCK_DGRAM), pack("S a*", AF_UNIX, "\0abstract")) or die $!;
+sleep 1000;
+SOCKETS
 sleep 1
 rm -f /tmp/gone
+for f in net/tcp net/tcp6 net/udp net/udp6 net/unix; do part $f; cat /proc/$f; done
 for f in kallsyms modules uptime; do part $f; cat /proc/$f; done
 part flags; grep -m1 ^flags /proc/cpuinfo
 part btf; sha256sum </sys/kernel/btf/vmlinux
