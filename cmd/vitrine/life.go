@@ -201,11 +201,13 @@ func endNow(e *host.Entry) error {
 func inspectVerb() *cobra.Command {
 	asJSON := true
 	cmd := &cobra.Command{
-		Use: "inspect GUEST…", Short: "says all there is to say of guests, as JSON", Args: atLeastOneGuest, ValidArgsFunction: keptNames,
+		Use: "inspect GUEST…", Short: "says all there is to say of guests, as JSON",
+		Long: "Says all there is to say of guests or of dumps, as JSON: how they run, and what their kernels' memory says: banner, uptime, load, memory,\n" +
+			"taint, panic and oops.", Args: atLeastOneGuest, ValidArgsFunction: keptNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var all []any
 			for _, name := range args {
-				i, err := inspect(name)
+				i, err := inspect(cmd.Context(), name)
 				if err != nil {
 					return fmt.Errorf("inspect: %w", err)
 				}

@@ -33,7 +33,7 @@ type view struct {
 // look opens the guest that a verb names, or the dump of one.
 func look(ctx context.Context, name string) (*view, error) {
 	e, err := host.Find(name)
-	if strings.Contains(name, "/") || err != nil && isFile(name) {
+	if isDump(name, err) {
 		return lookAtDump(name)
 	}
 	if err != nil {
@@ -76,9 +76,13 @@ func (v *view) orClosed(err error) (*view, error) {
 	return v, nil
 }
 
-func isFile(name string) bool {
-	st, err := os.Stat(name)
-	return err == nil && st.Mode().IsRegular()
+// isDump tells whether a name is a file's: err is why no guest has it.
+func isDump(name string, err error) bool {
+	if strings.Contains(name, "/") {
+		return true
+	}
+	st, notThere := os.Stat(name)
+	return err != nil && notThere == nil && st.Mode().IsRegular()
 }
 
 func lookAtDump(path string) (*view, error) {

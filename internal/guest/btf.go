@@ -217,6 +217,23 @@ func (t *BTF) resolve(id int) (kind, real int) {
 	return 0, 0
 }
 
+// Enum gives the values of an enumeration of 32 bits by name; nil where there is none of that name.
+func (t *BTF) Enum(name string) map[string]int64 {
+	for id := 1; id < t.Len(); id++ {
+		r := t.raw(id)
+		if r == nil || le.Uint32(r[4:])>>24&31 != kindEnum || string(t.name(le.Uint32(r))) != name {
+			continue
+		}
+		values := map[string]int64{}
+		for i := range le.Uint32(r[4:]) & 0xFFFF {
+			e := r[12+8*i:]
+			values[string(t.name(le.Uint32(e)))] = int64(int32(le.Uint32(e[4:])))
+		}
+		return values
+	}
+	return nil
+}
+
 // Sizeof is the size of a struct or union in bytes.
 func (t *BTF) Sizeof(name string) (uint64, error) {
 	id, ok := t.find(name)

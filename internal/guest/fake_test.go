@@ -93,6 +93,9 @@ const fakeStructs = `
 	fs_struct    root.mnt:8 root.dentry:8
 	mount        mnt_list:16 mnt_parent:8 mnt_mountpoint:8 mnt:0 mnt.mnt_root:8 mnt.mnt_sb:8 mnt.mnt_flags:4 mnt_devname:8 mnt_ns:8 mnt_id:4
 	dentry       d_parent:8 d_name.name:8 d_inode:8 d_hash.pprev:8
+	uts_namespace name:390
+	pglist_data  node_zones:64
+	zone         _watermark[1]:8 watermark_boost:8
 	super_block  s_type:8 s_flags:8 s_dev:4 s_subtype:8
 	file_system_type name:8
 	module       list:16 name:56 state:4 refcnt.counter:4 core_layout.base:8 core_layout.size:4 init_layout.size:4 source_list:16 kallsyms:8
@@ -327,7 +330,8 @@ func FuzzWalks(f *testing.F) {
 			}
 		}
 		base := direct + 0x3000 + at%(1<<15)
-		for _, name := range []string{"init_task", "modules", "prb", "tk_core", "log_first_idx", "log_next_idx", "log_buf", "log_buf_len", "bpf_kallsyms", "vmemmap_base"} {
+		for _, name := range []string{"init_task", "modules", "prb", "tk_core", "log_first_idx", "log_next_idx", "log_buf", "log_buf_len", "bpf_kallsyms", "vmemmap_base",
+			"avenrun", "tainted_mask", "panic_cpu", "init_uts_ns", "blockdev_superblock", "node_data", "nr_node_ids"} {
 			k.symbol(name, base)
 		}
 		k.Processes(true)
@@ -343,6 +347,7 @@ func FuzzWalks(f *testing.F) {
 		k.maple(base&^0xFF|mapleRange64<<3|2, 1000)
 		k.tree(base, 1000)
 		k.Uptime()
+		k.System()
 		k.ProcessAt(0, 0x1000)
 		k.UserFunction(Owner{Task: base}, 0x1000)
 		if c, err := k.cached(base); err == nil {

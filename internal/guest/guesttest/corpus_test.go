@@ -101,6 +101,7 @@ func compare(t *testing.T, kernelPath string, w way) {
 	t.Run("starts", func(t *testing.T) { compareStarts(t, k, said) })
 	t.Run("ps", func(t *testing.T) { comparePS(t, k, said["ps"], strings.TrimSpace(said["shell"])) })
 	t.Run("sockets", func(t *testing.T) { compareSockets(t, k, said) })
+	t.Run("the whole", func(t *testing.T) { compareSystem(t, g, k) })
 	t.Run("a second look", func(t *testing.T) { secondLook(t, g, k) })
 	t.Run("when a process has ended", func(t *testing.T) { outlives(t, g) })
 	if strings.Contains(w.words, "pti=on") {
@@ -109,6 +110,7 @@ func compare(t *testing.T, kernelPath string, w way) {
 	t.Run("without registers", func(t *testing.T) { again(t, k, blind{g, false}) })
 	t.Run("without registers and VMCOREINFO", func(t *testing.T) { again(t, k, blind{g, true}) })
 	t.Run("from a dump", func(t *testing.T) { fromDump(t, g, k) })
+	t.Run("a panic", func(t *testing.T) { panics(t, g, k) })
 }
 
 // bootedAs demands that the guest runs as it was to.
