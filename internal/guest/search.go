@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"vitrine.dev/vitrine/internal/mem"
 )
@@ -28,6 +30,8 @@ var ErrNoKernel = errors.New("guest: no Linux kernel found in its memory")
 // search finds the running kernel without any register. Page tables tell where one is mapped; it must then prove itself: by page tables that lie
 // where its own symbols say, and map it there. RAM may hold the remains of kernels that ran before a reboot; of several that prove themselves
 // the one whose clock is latest is running.
+//
+// To look at every page costs 0.1 ms and more a MiB. So kernels are looked for behind their banners first, and one whose clock is right is believed.
 func (c *Cache) search(t Target) (*Kernel, error) {
 	if i, ok := t.(Informed); ok {
 		if s, ok := parseVMCoreInfo(i.VMCoreInfo()).space(t); ok {
@@ -36,18 +40,32 @@ func (c *Cache) search(t Target) (*Kernel, error) {
 			}
 		}
 	}
+	f := &finder{t: t, regions: t.Regions(), seen: map[mem.Addr]bool{}}
 	var found []*Kernel
-	looked := uint64(0)
-	for _, s := range spaces(t) {
-		_, size, err := s.Image()
-		if looked += size; err != nil || looked > maxLooked {
-			continue
-		}
-		if k, err := c.openIn(t, s); err == nil && k.prove() {
-			found = append(found, k)
+	for _, b := range banners(t) {
+		for a, size := range pieces(t, b, b+bannerReach) {
+			f.look(a, size)
+			if k := f.proved(c); len(k) > 0 {
+				found = append(found, k...)
+				break
+			}
 		}
 	}
-	return latest(found)
+	if k, err := latest(found); err == nil && k.isRunning() {
+		return k, nil
+	}
+	for a, size := range pieces(t, 0, ^mem.Addr(0)) {
+		f.look(a, size)
+	}
+	return latest(append(found, f.proved(c)...))
+}
+
+// isRunning tells whether the kernel's clock shows the time that it is, as that of remains does not. Of many guests that run it does not either.
+func (k *Kernel) isRunning() bool {
+	const most = 10 // seconds
+	tk, ok := k.timekeeper()
+	d := time.Now().Unix() - tk.int("xtime_sec")
+	return ok && d >= -most && d <= most
 }
 
 // Bounds of how much is looked at closely: places, and bytes of images.
@@ -55,6 +73,40 @@ const (
 	maxCandidates = 256
 	maxLooked     = 4 << 30
 )
+
+// Where a kernel's banner is: its read-only data begin at a multiple of 2 MiB (X86_ALIGN_RODATA_BEGIN, arch/x86/kernel/vmlinux.lds.S), and with them what is
+// linked first has. Its page tables are in the data behind.
+const (
+	bannerRoom  = 1 << 10
+	bannerReach = 64 << 20
+	maxBanners  = 64
+)
+
+// banners gives the places that look like the beginning of a kernel's read-only data.
+func banners(t Target) []mem.Addr {
+	var all []mem.Addr
+	text := []byte("Linux version ")
+	for a, size := range pieces(t, 0, ^mem.Addr(0)) {
+		for p := (a + imageSlot - 1) &^ (imageSlot - 1); p < a+mem.Addr(size) && len(all) < maxBanners; p += imageSlot {
+			if bytes.Contains(look(t, p, bannerRoom), text) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// look gives n bytes at a, or fewer, in place where that can be.
+func look(t Target, a mem.Addr, n uint64) []byte {
+	if m, ok := t.(Mapped); ok {
+		if b := m.View(a, n); uint64(len(b)) == n {
+			return b
+		}
+	}
+	b := make([]byte, n)
+	got, _ := t.ReadPhys(b, a)
+	return b[:got]
+}
 
 // prove tells whether the kernel's own page tables, where its symbols say they are, map it where it was found, and takes them for its space.
 func (k *Kernel) prove() bool {
@@ -77,40 +129,71 @@ func (k *Kernel) prove() bool {
 	return false
 }
 
-// spaces finds page tables that map a kernel: one of each table of the image's range, which all processes' share.
-func spaces(t Target) []*Space {
-	var all []*Space
-	seen := map[mem.Addr]bool{}
-	regions := t.Regions()
-	inRAM := func(a mem.Addr) bool {
-		return slices.ContainsFunc(regions, func(r mem.Region) bool { return a >= r.Base && uint64(a-r.Base) < r.Size })
+// A finder finds page tables that map a kernel: one of each table of the image's range, which all processes' share.
+type finder struct {
+	t       Target
+	regions []mem.Region
+	seen    map[mem.Addr]bool // tables of the image's range
+	found   []*Space          // not yet opened
+	looked  uint64            // bytes of images
+}
+
+// look looks at a piece of memory: at the last 8 bytes of each page. In the uppermost page tables, they are of the kernel's image.
+func (f *finder) look(a mem.Addr, size uint64) {
+	const at = mem.PageSize - 8
+	b := look(f.t, a, size)
+	for p := at; p+8 <= len(b); p += mem.PageSize {
+		f.page(a+mem.Addr(p-at), le.Uint64(b[p:]))
 	}
-	next := func(table mem.Addr, index mem.Addr) (mem.Addr, bool) {
-		var b [8]byte
-		if _, err := t.ReadPhys(b[:], table+8*index); err != nil {
-			return 0, false
-		}
-		e := le.Uint64(b[:])
-		a := mem.Addr(e & pteAddr)
-		return a, isTable(e) && inRAM(a)
+}
+
+// page takes a page by its last 8 bytes.
+func (f *finder) page(page mem.Addr, word uint64) {
+	if !isTable(word) || len(f.seen) >= maxCandidates {
+		return
 	}
-	lastWords(t, func(page mem.Addr, word uint64) {
-		if !isTable(word) || len(seen) >= maxCandidates {
-			return
+	upper := mem.Addr(word & pteAddr)
+	if !f.inRAM(upper) {
+		return
+	}
+	middle, ok := f.next(upper, 510)
+	if !ok || f.seen[middle] {
+		return
+	}
+	if _, _, ok := imageIn(f.t, middle); ok {
+		f.seen[middle] = true
+		f.found = append(f.found, &Space{ram: f.t, root: page, levels: 4})
+	}
+}
+
+func (f *finder) inRAM(a mem.Addr) bool {
+	return slices.ContainsFunc(f.regions, func(r mem.Region) bool { return a >= r.Base && uint64(a-r.Base) < r.Size })
+}
+
+// next is the table that an entry of a table leads to.
+func (f *finder) next(table mem.Addr, index mem.Addr) (mem.Addr, bool) {
+	var b [8]byte
+	if _, err := f.t.ReadPhys(b[:], table+8*index); err != nil {
+		return 0, false
+	}
+	e := le.Uint64(b[:])
+	a := mem.Addr(e & pteAddr)
+	return a, isTable(e) && f.inRAM(a)
+}
+
+// proved opens what was found, and gives the kernels that prove themselves.
+func (f *finder) proved(c *Cache) []*Kernel {
+	var all []*Kernel
+	for _, s := range f.found {
+		_, size, err := s.Image()
+		if f.looked += size; err != nil || f.looked > maxLooked {
+			continue
 		}
-		upper := mem.Addr(word & pteAddr)
-		if !inRAM(upper) {
-			return
+		if k, err := c.openIn(f.t, s); err == nil && k.prove() {
+			all = append(all, k)
 		}
-		middle, ok := next(upper, 510)
-		if !ok || seen[middle] {
-			return
-		}
-		if _, _, ok := imageIn(t, middle); ok {
-			seen[middle] = true
-			all = append(all, &Space{ram: t, root: page, levels: 4})
-		}
-	})
+	}
+	f.found = nil
 	return all
 }
 
@@ -118,29 +201,6 @@ func spaces(t Target) []*Space {
 func isTable(e uint64) bool {
 	const writable, user, accessed, dirty = 1 << 1, 1 << 2, 1 << 5, 1 << 6
 	return e&^(pteAddr|user|accessed|dirty) == ptePresent|writable && e&pteAddr != 0
-}
-
-// lastWords calls fn with the last 8 bytes of each page of memory that may not be zero: in the uppermost page tables, they are of the kernel's image.
-func lastWords(t Target, fn func(page mem.Addr, word uint64)) {
-	const at = mem.PageSize - 8
-	mapped, _ := t.(Mapped)
-	scan(t, func(a mem.Addr, size uint64) {
-		if mapped != nil {
-			if b := mapped.View(a, size); uint64(len(b)) == size {
-				for p := uint64(at); p < size; p += mem.PageSize {
-					if w := le.Uint64(b[p:]); w&ptePresent != 0 {
-						fn(a+mem.Addr(p-at), w)
-					}
-				}
-				return
-			}
-		}
-		b := make([]byte, size)
-		n, _ := t.ReadPhys(b, a)
-		for p := at; p+8 <= n; p += mem.PageSize {
-			fn(a+mem.Addr(p-at), le.Uint64(b[p:]))
-		}
-	})
 }
 
 // latest chooses among kernels that all prove themselves.
@@ -167,26 +227,31 @@ func latest(found []*Kernel) (*Kernel, error) {
 	return best, nil
 }
 
-// scan calls fn with the pieces of the guest's memory that may hold anything but zeros: whole pages, at most 4 MiB.
-func scan(t Target, fn func(a mem.Addr, size uint64)) {
+// pieces gives the pieces of the guest's memory from a on up to end that may hold anything but zeros: whole pages, at most 4 MiB.
+func pieces(t Target, a, end mem.Addr) iter.Seq2[mem.Addr, uint64] {
 	const most = 4 << 20
 	const mask = mem.PageSize - 1
 	sparse, _ := t.(Sparse)
-	for _, r := range t.Regions() {
-		end := (r.Base + mem.Addr(r.Size)) &^ mask
-		for a := (r.Base + mask) &^ mask; a < end; {
-			limit := end
-			if sparse != nil {
-				start, length, ok := sparse.NextData(a)
-				if !ok || start >= end {
-					break
+	return func(yield func(mem.Addr, uint64) bool) {
+		for _, r := range t.Regions() {
+			end := min(end, r.Base+mem.Addr(r.Size)) &^ mask
+			for a := (max(a, r.Base) + mask) &^ mask; a < end; {
+				limit := end
+				if sparse != nil { // to ask costs as much as the run is long
+					start, length, ok := sparse.NextData(a)
+					if !ok || start >= end {
+						break
+					}
+					a = max(a, start&^mask)
+					limit = min(end, max((start+mem.Addr(length)+mask)&^mask, a+mem.PageSize))
 				}
-				a = max(a, start&^mask)
-				limit = min(end, max((start+mem.Addr(length)+mask)&^mask, a+mem.PageSize))
+				for ; a < limit; a += most {
+					if !yield(a, uint64(min(limit-a, most))) {
+						return
+					}
+				}
+				a = limit
 			}
-			size := min(limit-a, most)
-			fn(a, uint64(size))
-			a += size
 		}
 	}
 }

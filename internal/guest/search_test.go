@@ -70,14 +70,14 @@ func TestScanSeesAllThatIsNotZero(t *testing.T) {
 	h := &holey{memory{ram: make([]byte, 12<<20)}, [][2]uint64{{0x1800, 10}, {4<<20 - 100, 200}, {9 << 20, 3 << 20}}}
 	for _, target := range []Target{h, &h.memory} {
 		pages := map[mem.Addr]int{}
-		scan(target, func(a mem.Addr, size uint64) {
+		for a, size := range pieces(target, 0, ^mem.Addr(0)) {
 			if a%mem.PageSize != 0 || size%mem.PageSize != 0 || size == 0 || size > 4<<20 {
 				t.Errorf("a piece of %#x bytes at %#x", size, uint64(a))
 			}
 			for p := a; p < a+mem.Addr(size); p += mem.PageSize {
 				pages[p]++
 			}
-		})
+		}
 		for _, a := range []mem.Addr{0x1000, 4<<20 - 4096, 4 << 20, 9 << 20, 12<<20 - 4096} {
 			if pages[a] != 1 {
 				t.Errorf("%T: page %#x is seen %d times", target, uint64(a), pages[a])

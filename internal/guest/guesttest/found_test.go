@@ -60,23 +60,28 @@ func sameUptime(t *testing.T, k *guest.Kernel, said string) {
 	}
 }
 
-// blind is a guest without registers, and perhaps without VMCOREINFO.
+// blind is a guest without registers, and perhaps without what tells at a glance where its kernel is: VMCOREINFO, and a banner where it is looked for.
 type blind struct {
 	live
-	noInfo bool
+	hidden bool
 }
 
 func (b blind) CPU(int, *x86.Regs) error { return guest.ErrNoRegisters }
 
 func (b blind) ReadPhys(p []byte, a mem.Addr) (int, error) {
 	n, err := b.live.ReadPhys(p, a)
-	for rest := p[:n]; b.noInfo; {
-		i := bytes.Index(rest, []byte("OSRELEASE="))
-		if i < 0 {
-			break
+	if !b.hidden || n < 1024 { // smaller pieces are of what has been found
+		return n, err
+	}
+	for _, word := range []string{"OSRELEASE=", "Linux version "} {
+		for rest := p[:n]; ; {
+			i := bytes.Index(rest, []byte(word))
+			if i < 0 {
+				break
+			}
+			rest[i] = 'X'
+			rest = rest[i+1:]
 		}
-		rest[i] = 'X'
-		rest = rest[i+1:]
 	}
 	return n, err
 }
