@@ -1,6 +1,9 @@
 package guest
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // maxFiles bounds a process's table of files: fs.nr_open's largest value.
 const maxFiles = 1 << 20
@@ -87,5 +90,21 @@ func (k *Kernel) Files(task uint64) ([]File, error) {
 		}
 		all = append(all, d)
 	}
-	return all, nil
+	// What was closed while it was read may have become another's file.
+	if t, err = k.load("task_struct", task); err != nil {
+		return nil, err
+	}
+	now, err := k.openFiles(t)
+	if err != nil || now == nil {
+		return nil, err
+	}
+	was := map[int]uint64{}
+	for _, o := range open {
+		was[o.fd] = o.addr
+	}
+	is := map[int]uint64{}
+	for _, o := range now {
+		is[o.fd] = o.addr
+	}
+	return slices.DeleteFunc(all, func(f File) bool { return is[f.FD] != was[f.FD] }), nil
 }

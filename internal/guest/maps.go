@@ -23,16 +23,17 @@ type Map struct {
 
 // Maps gives the mappings of a process's memory, by address. Kernel threads and processes that have ended have none.
 func (k *Kernel) Maps(task uint64) ([]Map, error) {
-	t, err := k.load("task_struct", task)
-	if err != nil {
-		return nil, err
-	}
-	at := t.uint("mm")
-	if at == 0 {
-		return nil, nil
-	}
 	var all []Map
-	err = settled(func() error {
+	err := settled(func() error {
+		all = nil
+		t, err := k.load("task_struct", task)
+		if err != nil {
+			return err
+		}
+		at := t.uint("mm")
+		if at == 0 {
+			return nil
+		}
 		mm, err := k.load("mm_struct", at)
 		if err != nil {
 			return err
@@ -47,7 +48,7 @@ func (k *Kernel) Maps(task uint64) ([]Map, error) {
 		last := uint64(0)
 		for _, a := range areas {
 			vma, err := k.load("vm_area_struct", a)
-			if err != nil {
+			if err != nil || vma.has("vm_mm") && vma.uint("vm_mm") != at {
 				return errTorn
 			}
 			m := w.describeMap(vma, mm, root)
@@ -55,6 +56,9 @@ func (k *Kernel) Maps(task uint64) ([]Map, error) {
 				return errTorn
 			}
 			all, last = append(all, m), m.End
+		}
+		if now, err := k.load("task_struct", task); err != nil || now.uint("mm") != at {
+			return errTorn // it ended, or runs another program
 		}
 		return nil
 	})

@@ -3,6 +3,7 @@ package guest
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"math/bits"
 	"slices"
 	"strings"
@@ -58,48 +59,72 @@ func (k *Kernel) Processes(threads bool) ([]Process, error) {
 	all := make([]Process, 0, len(leaders))
 	seen := make(map[uint64]bool, len(leaders))
 	for _, addr := range leaders {
-		leader, err := r.task(addr)
-		if err != nil || seen[addr] {
+		if seen[addr] {
 			continue
 		}
 		seen[addr] = true
-		signal, err := k.load("signal_struct", leader.uint("signal"))
+		var group []Process
+		err := settled(func() (err error) {
+			group, err = r.group(addr, threads)
+			return err
+		})
 		if err != nil {
 			continue
 		}
-		tasks, err := k.threads(signal)
-		if err != nil {
-			tasks = []uint64{addr}
-		}
-		p := r.process(leader)
-		p.Threads = len(tasks)
-		ns := signal.uint("sum_sched_runtime") // of threads that have ended
-		for _, a := range tasks {
-			t := leader
-			if a != addr {
-				if t, err = r.task(a); err != nil {
-					continue
-				}
-			}
-			ran := t.uint("se.sum_exec_runtime")
-			ns += ran
-			if threads {
-				q := p
-				if a != addr {
-					q = r.thread(p, t)
-				}
-				q.CPUSeconds = seconds(ran)
-				all = append(all, q)
-			}
-		}
-		if p.CPUSeconds = seconds(ns); !threads {
-			all = append(all, p)
-		}
-		if len(all) > maxTasks {
+		if all = append(all, group...); len(all) > maxTasks {
 			break
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Process) int { return cmp.Or(cmp.Compare(a.TGID, b.TGID), cmp.Compare(a.PID, b.PID)) })
+	return all, nil
+}
+
+// group reads a process by its leader, or with threads each of its tasks.
+func (r *taskReader) group(addr uint64, threads bool) ([]Process, error) {
+	leader, err := r.task(addr)
+	if err != nil {
+		return nil, err
+	}
+	signal, err := r.load("signal_struct", leader.uint("signal"))
+	if err != nil {
+		return nil, err
+	}
+	tasks, err := r.threads(signal)
+	if err == nil && len(tasks) == 0 {
+		return nil, errEnded
+	}
+	p := r.process(leader)
+	if p.Threads = len(tasks); err != nil { // more come and go than can be followed
+		tasks, p.Threads = []uint64{addr}, int(signal.int("nr_threads"))
+	}
+	ns := signal.uint("sum_sched_runtime") // of threads that have ended
+	var all []Process
+	for _, a := range tasks {
+		t := leader
+		if a != addr {
+			if t, err = r.task(a); err != nil {
+				continue
+			}
+		}
+		ran := t.uint("se.sum_exec_runtime")
+		ns += ran
+		if threads {
+			q := p
+			if a != addr {
+				if q = r.thread(p, t); !r.still(t) {
+					continue
+				}
+			}
+			q.CPUSeconds = seconds(ran)
+			all = append(all, q)
+		}
+	}
+	if p.CPUSeconds = seconds(ns); !threads {
+		all = append(all, p)
+	}
+	if !r.still(leader) {
+		return nil, errTorn
+	}
 	return all, nil
 }
 
@@ -112,12 +137,18 @@ type taskReader struct {
 	cgroups map[uint64]control // by struct css_set
 	spaces  map[uint64]Inodes  // by struct nsproxy
 	numbers map[uint64]uint32  // of namespaces, by address
+
+	from, to uint64 // where what is held lies in a task_struct
+	now      []byte // a task_struct, of which that is read anew
 }
+
+// errEnded is for a task that is none any more.
+var errEnded = errors.New("guest: the task has ended")
 
 // poison2 is what list_del_rcu leaves in prev (include/linux/poison.h).
 const poison2 = 0xdead000000000122
 
-// task reads a task and says errTorn of one that is none any more.
+// task reads a task, if it is one.
 func (r *taskReader) task(addr uint64) (object, error) {
 	t, err := r.load("task_struct", addr)
 	if err != nil {
@@ -125,9 +156,35 @@ func (r *taskReader) task(addr uint64) (object, error) {
 	}
 	pid := t.int("pid")
 	if pid <= 0 || pid > 1<<22 || t.int("tgid") <= 0 || t.uint("signal") < kernelHalf || t.uint("thread_node.prev") == poison2 {
-		return t, errTorn // PID_MAX_LIMIT is 2^22
+		return t, errEnded // PID_MAX_LIMIT is 2^22
 	}
 	return t, nil
+}
+
+// held are the fields that tell whose a task's structures are. What one leads to may be another's as soon as it is not there any more.
+var held = []string{"pid", "tgid", "signal", "mm", "real_parent", "thread_pid", "real_cred", "nsproxy", "cgroups"}
+
+// still tells whether a task is the one that was read, and has what it had then.
+func (r *taskReader) still(t object) bool {
+	if r.from == r.to {
+		r.from, r.to = t.size, 0
+		for _, name := range held {
+			if f, ok := t.field(name); ok {
+				r.from, r.to = min(r.from, f.Off), max(r.to, f.Off+f.Size)
+			}
+		}
+		r.now = make([]byte, t.size)
+	}
+	if r.from >= r.to || r.space.ReadAt(r.now[r.from:r.to], t.addr+r.from) != nil {
+		return false
+	}
+	now := object{t.structure, t.addr, r.now}
+	for _, name := range held {
+		if now.uint(name) != t.uint(name) {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *taskReader) process(t object) Process {
