@@ -24,7 +24,7 @@ func coreVerb() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = dump.Write(f, v.target, v.VMCoreInfo())
+			err = dump.Write(f, v.target, v.Kernel)
 			if e := f.Close(); err == nil {
 				err = e
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/printable"
 	"vitrine.dev/vitrine/internal/x86"
 )
@@ -111,6 +112,24 @@ func (k *Kernel) VMCoreInfo() []byte {
 		return nil
 	}
 	return b
+}
+
+// A Mapping is memory that is contiguous, virtually and physically.
+type Mapping struct {
+	Virtual  uint64
+	Physical mem.Addr
+	Size     uint64
+}
+
+// Mapping is where the kernel's image is.
+func (k *Kernel) Mapping() Mapping { return Mapping{k.Text, k.image.from, k.image.n} }
+
+// DirectMap is the virtual address at which the kernel has physical memory from 0 on.
+func (k *Kernel) DirectMap() uint64 {
+	if v := k.variable("page_offset_base"); v >= kernelHalf { // CONFIG_RANDOMIZE_MEMORY, or 5 levels
+		return v
+	}
+	return 0xffff888000000000 // Documentation/arch/x86/x86_64/mm.rst
 }
 
 // BTF is the kernel's own, or nil where it has none.

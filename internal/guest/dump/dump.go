@@ -3,6 +3,7 @@
 package dump
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -90,19 +91,8 @@ func New(f io.ReaderAt, size int64) (*File, error) {
 	if len(d.segments) == 0 {
 		return nil, fmt.Errorf("%w: it has no memory", ErrNotDump)
 	}
-	slices.SortStableFunc(d.segments, func(a, b segment) int { return cmpAddr(a.base, b.base) })
-	d.merge()
+	d.flatten()
 	return d, nil
-}
-
-func cmpAddr(a, b mem.Addr) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // Numbers of the ELF format (System V ABI).
@@ -154,17 +144,29 @@ func (d *File) readHeaders(head []byte, size int64) error {
 	return nil
 }
 
-// merge makes regions of the segments, which may overlap: /proc/vmcore has the kernel's image twice.
-func (d *File) merge() {
-	for _, s := range d.segments {
-		if n := len(d.regions); n > 0 {
-			last := &d.regions[n-1]
-			if end := last.Base + mem.Addr(last.Size); s.base <= end {
-				last.Size = max(last.Size, uint64(s.base-last.Base)+s.size)
-				continue
-			}
+// flatten makes segments that do not overlap, and the regions of these. Dumps have memory more than once: /proc/vmcore the kernel's image, QEMU with paging
+// each page that is mapped at several addresses.
+func (d *File) flatten() {
+	slices.SortStableFunc(d.segments, func(a, b segment) int { return cmp.Compare(a.base, b.base) })
+	all := d.segments
+	d.segments = nil
+	end := mem.Addr(0) // of what is had
+	for _, s := range all {
+		next := s.base + mem.Addr(s.size)
+		if next <= end {
+			continue
 		}
-		d.regions = append(d.regions, mem.Region{Base: s.base, Size: s.size, Offset: s.at})
+		if s.base < end {
+			have := uint64(end - s.base)
+			s.base, s.at, s.size = end, s.at+int64(have), s.size-have
+		}
+		d.segments = append(d.segments, s)
+		if n := len(d.regions); n > 0 && s.base == end {
+			d.regions[n-1].Size += s.size
+		} else {
+			d.regions = append(d.regions, mem.Region{Base: s.base, Size: s.size, Offset: s.at})
+		}
+		end = next
 	}
 }
 
@@ -208,7 +210,7 @@ func (d *File) ReadPhys(p []byte, a mem.Addr) (int, error) {
 	return n, nil
 }
 
-// find gives a segment that holds a.
+// find gives the segment that holds a.
 func (d *File) find(a mem.Addr) (segment, bool) {
 	i, _ := slices.BinarySearchFunc(d.segments, a, func(s segment, a mem.Addr) int {
 		if s.base <= a {
@@ -216,13 +218,10 @@ func (d *File) find(a mem.Addr) (segment, bool) {
 		}
 		return 1
 	})
-	// Segments overlap at most a few deep.
-	for j := i - 1; j >= 0 && j >= i-8; j-- {
-		if s := d.segments[j]; uint64(a-s.base) < s.size {
-			return s, true
-		}
+	if i == 0 || uint64(a-d.segments[i-1].base) >= d.segments[i-1].size {
+		return segment{}, false
 	}
-	return segment{}, false
+	return d.segments[i-1], true
 }
 
 // Small reads go through blocks that are kept: page tables are walked 8 bytes at a time.

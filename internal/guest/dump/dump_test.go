@@ -2,11 +2,13 @@ package dump
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"vitrine.dev/vitrine/internal/guest"
@@ -70,14 +72,24 @@ func testMachine() *machine {
 	return m
 }
 
-func write(t *testing.T, m guest.Target, info []byte) string {
+// A mapped is a kernel of which the places in memory are known.
+type mapped struct {
+	info  string
+	image guest.Mapping
+}
+
+func (m mapped) VMCoreInfo() []byte     { return []byte(m.info) }
+func (m mapped) Mapping() guest.Mapping { return m.image }
+func (m mapped) DirectMap() uint64      { return 0xffff888000000000 }
+
+func write(t *testing.T, m guest.Target, k Kernel) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "core")
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(Write(f, m, info), f.Close()); err != nil {
+	if err := errors.Join(Write(f, m, k), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -85,7 +97,7 @@ func write(t *testing.T, m guest.Target, info []byte) string {
 
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	m := testMachine()
-	d, err := Open(write(t, m, []byte("OSRELEASE=6.1\n")))
+	d, err := Open(write(t, m, mapped{info: "OSRELEASE=6.1\n"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,6 +124,68 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	}
 	if n, err := d.ReadPhys(make([]byte, 8), 3<<20-4); n != 4 || !errors.Is(err, mem.ErrNotRAM) {
 		t.Errorf("beyond the end: %d bytes, %v, want 4 and ErrNotRAM", n, err)
+	}
+}
+
+func TestHeadersSayWhereTheKernelHasItsMemory(t *testing.T) {
+	m := testMachine()
+	image := guest.Mapping{Virtual: 0xffffffff81000000, Physical: 1 << 20, Size: 1 << 20}
+	path := write(t, m, mapped{image: image})
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	type load struct{ virtual, physical, size uint64 }
+	var got []load
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_LOAD {
+			got = append(got, load{p.Vaddr, p.Paddr, p.Filesz})
+		}
+		b, want := make([]byte, 16), make([]byte, 16)
+		if p.Type == elf.PT_LOAD && p.Filesz > 16 {
+			p.ReadAt(b, int64(p.Filesz)-16)
+			if m.ReadPhys(want, mem.Addr(p.Paddr+p.Filesz-16)); !bytes.Equal(b, want) {
+				t.Errorf("the segment at %#x ends in %q, memory has %q", p.Vaddr, b, want)
+			}
+		}
+	}
+	want := []load{
+		{image.Virtual, 1 << 20, 1 << 20}, {0xffff888000000000, 0, 3 << 20}, {0xffff888000000000 + highBase, highBase, 64 << 10},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("segments %x, want %x", got, want)
+	}
+	d, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if got := d.Regions(); len(got) != 2 || got[0].Size != 3<<20 || got[1].Base != highBase {
+		t.Errorf("regions %+v, want the machine's two", got)
+	}
+}
+
+// TestMemoryThatIsThereManyTimesIsReadOnce: QEMU's dumps with paging have a segment for each address that a page is mapped at.
+func TestMemoryThatIsThereManyTimesIsReadOnce(t *testing.T) {
+	d := &File{segments: []segment{{0x1000, 0x8000, 0x1000}}}
+	for i := range 20 {
+		d.segments = append(d.segments, segment{mem.Addr(0x1000 + i*0x100), 0x200, int64(0x100000 + i)})
+	}
+	d.segments = append(d.segments, segment{0x8800, 0x1000, 0x20000}, segment{0x9800, 0x800, 0x30000}, segment{0xb000, 1, 0x40000})
+	d.flatten()
+	if want := []mem.Region{{Base: 0x1000, Size: 0x9000, Offset: 0x1000}, {Base: 0xb000, Size: 1, Offset: 0x40000}}; !slices.Equal(d.regions, want) {
+		t.Errorf("regions %x, want %x", d.regions, want)
+	}
+	for a, want := range map[mem.Addr]int64{0x1000: 0x1000, 0x2345: 0x2345, 0x8fff: 0x8fff, 0x9000: 0x20800, 0x97ff: 0x20fff, 0x9800: 0x30000, 0xb000: 0x40000} {
+		if s, ok := d.find(a); !ok || s.at+int64(a-s.base) != want {
+			t.Errorf("%#x is at %#x of the file (%v), want %#x", uint64(a), s.at+int64(a-s.base), ok, want)
+		}
+	}
+	for _, a := range []mem.Addr{0, 0xfff, 0xa000, 0xafff, 0xb001} {
+		if s, ok := d.find(a); ok {
+			t.Errorf("%#x is in %x", uint64(a), s)
+		}
 	}
 }
 

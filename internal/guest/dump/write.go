@@ -5,16 +5,31 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"vitrine.dev/vitrine/internal/guest"
 	"vitrine.dev/vitrine/internal/mem"
 	"vitrine.dev/vitrine/internal/x86"
 )
 
+// A Kernel is what a dump says of the guest's, so that others find their way. A guest.Kernel is one.
+type Kernel interface {
+	VMCoreInfo() []byte
+	Mapping() guest.Mapping
+	DirectMap() uint64
+}
+
 // Write writes a guest's memory and registers to f, which is empty, as QEMU's dump-guest-memory does: notes for crash, gdb and drgn, then
-// RAM; what is zero becomes a hole. info is the kernel's VMCOREINFO or nil. A guest that runs goes on running: what it changes
-// meanwhile may be in the dump or not.
-func Write(f *os.File, t guest.Target, info []byte) error {
+// RAM; what is zero becomes a hole. Of the kernel k, which may be nil, come VMCOREINFO and at which virtual addresses memory is, as /proc/vmcore has them: its
+// image, which lies in RAM that has headers of its own, and all RAM (kernel/crash_core.c, crash_prepare_elf64_headers). drgn finds the page tables by them.
+// A guest that runs goes on running: what it changes meanwhile may be in the dump or not.
+func Write(f *os.File, t guest.Target, k Kernel) error {
+	var info []byte
+	var image guest.Mapping
+	direct := uint64(0)
+	if k != nil {
+		info, image, direct = k.VMCoreInfo(), k.Mapping(), k.DirectMap()
+	}
 	var notes bytes.Buffer
 	for i := range t.NumCPU() {
 		var r x86.Regs
@@ -28,7 +43,14 @@ func Write(f *os.File, t guest.Target, info []byte) error {
 		note(&notes, "VMCOREINFO", 0, info)
 	}
 	regions := t.Regions()
-	head := make([]byte, ehdrSize+phdrSize*(1+len(regions)))
+	headers := 1 + len(regions)
+	home := slices.IndexFunc(regions, func(r mem.Region) bool {
+		return image.Physical >= r.Base && uint64(image.Physical-r.Base) < r.Size && image.Size <= r.Size-uint64(image.Physical-r.Base)
+	})
+	if home >= 0 && image.Size > 0 {
+		headers++
+	}
+	head := make([]byte, ehdrSize+phdrSize*headers)
 	copy(head, "\x7fELF\x02\x01\x01")
 	le.PutUint16(head[16:], etCore)
 	le.PutUint16(head[18:], emX8664)
@@ -36,21 +58,24 @@ func Write(f *os.File, t guest.Target, info []byte) error {
 	le.PutUint64(head[32:], ehdrSize)
 	le.PutUint16(head[52:], ehdrSize)
 	le.PutUint16(head[54:], phdrSize)
-	le.PutUint16(head[56:], uint16(1+len(regions)))
-	program := func(i int, kind uint32, off, physical, size uint64) {
+	le.PutUint16(head[56:], uint16(headers))
+	program := func(i int, kind uint32, off, virtual, physical, size uint64) {
 		p := head[ehdrSize+i*phdrSize:]
 		le.PutUint32(p, kind)
 		le.PutUint64(p[8:], off)
-		le.PutUint64(p[16:], physical) // without paging: virtual is physical, as QEMU has it
+		le.PutUint64(p[16:], virtual)
 		le.PutUint64(p[24:], physical)
 		le.PutUint64(p[32:], size)
 		le.PutUint64(p[40:], size)
 	}
-	program(0, ptNote, uint64(len(head)), 0, uint64(notes.Len()))
+	program(0, ptNote, uint64(len(head)), 0, 0, uint64(notes.Len()))
 	at := (uint64(len(head)+notes.Len()) + mem.PageSize - 1) &^ (mem.PageSize - 1)
 	start := at
 	for i, r := range regions {
-		program(1+i, ptLoad, at, uint64(r.Base), r.Size)
+		program(headers-len(regions)+i, ptLoad, at, direct+uint64(r.Base), uint64(r.Base), r.Size)
+		if i == home && image.Size > 0 {
+			program(1, ptLoad, at+uint64(image.Physical-r.Base), image.Virtual, uint64(image.Physical), image.Size)
+		}
 		at += r.Size
 	}
 	if _, err := f.WriteAt(append(head, notes.Bytes()...), 0); err != nil {

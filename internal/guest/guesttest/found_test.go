@@ -41,7 +41,7 @@ func fromDump(t *testing.T, g live, k *guest.Kernel) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := dump.Write(f, g, k.VMCoreInfo()); err != nil {
+	if err := dump.Write(f, g, k); err != nil {
 		t.Fatal(err)
 	}
 	d, err := dump.Open(f.Name())
