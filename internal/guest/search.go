@@ -64,8 +64,11 @@ func (c *Cache) search(t Target) (*Kernel, error) {
 func (k *Kernel) isRunning() bool {
 	const most = 10 // seconds
 	tk, ok := k.timekeeper()
+	if !ok {
+		return false
+	}
 	d := time.Now().Unix() - tk.int("xtime_sec")
-	return ok && d >= -most && d <= most
+	return d >= -most && d <= most
 }
 
 // Bounds of how much is looked at closely: places, and bytes of images.

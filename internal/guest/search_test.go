@@ -2,6 +2,7 @@ package guest
 
 import (
 	"testing"
+	"time"
 
 	"vitrine.dev/vitrine/internal/mem"
 )
@@ -26,6 +27,18 @@ func TestRemainsOfAnEarlierKernelAreNotBelieved(t *testing.T) {
 	}
 	if _, err := latest(nil); err != ErrNoKernel {
 		t.Errorf("of none: %v", err)
+	}
+}
+
+func TestKernelWhoseClockIsRightRuns(t *testing.T) {
+	now := uint64(time.Now().Unix())
+	for _, c := range []struct {
+		k    *Kernel
+		want bool
+	}{{clocked(1, now-2), true}, {clocked(1, now-100), false}, {clocked(1, now+100), false}, {newFake(1 << 16).Kernel, false}} {
+		if got := c.k.isRunning(); got != c.want {
+			t.Errorf("running: %v, want %v", got, c.want)
+		}
 	}
 }
 
