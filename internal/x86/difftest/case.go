@@ -20,7 +20,7 @@ import (
 // Where the pages of a case are, in both worlds. Nothing else is mapped for user code.
 const (
 	pageSize = 4096
-	codeVA   = 0x10000000          // one page, not writable
+	codeVA   = 0x10000000          // two pages: the second is writable too
 	dataVA   = 0x20001000          // two pages that are, not executable
 	roVA     = dataVA + 2*pageSize // one that is neither
 	dataLen  = 3 * pageSize
@@ -50,6 +50,7 @@ type Case struct {
 	Seed uint64 // the data pages are made of it
 	Code []byte // at Regs[regRIP]; ends with INT3
 	Bits int    // size of code: 64, or 32 for compatibility mode
+	ABI  bool   // no instruction reads flags that a caller or a called function left
 }
 
 func (c *Case) mode() decode.Mode { return decode.Mode(c.Bits / 8) }
@@ -79,6 +80,20 @@ var pool = func() (p [1<<16 + dataLen]byte) {
 	return p
 }()
 
+// text is the pages of code: INT3 where there is none.
+func (c *Case) text() (pages [2 * pageSize]byte) {
+	pages = noCode
+	copy(pages[c.Regs[regRIP]-codeVA:], c.Code)
+	return pages
+}
+
+var noCode = func() (pages [2 * pageSize]byte) {
+	for i := range pages {
+		pages[i] = 0xCC
+	}
+	return pages
+}()
+
 // data is what the data pages of a case begin as.
 func (c *Case) data() []byte {
 	at := c.Seed % (1 << 16)
@@ -89,6 +104,9 @@ func (c *Case) data() []byte {
 func (c *Case) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "bits %d\ncode %x\nseed %d\n", c.Bits, c.Code, c.Seed)
+	if c.ABI {
+		b.WriteString("abi true\n")
+	}
 	for i, v := range c.Regs {
 		fmt.Fprintf(&b, "%s %#x\n", regNames[i], v)
 	}
@@ -108,8 +126,8 @@ func Parse(s string) (*Case, error) {
 			return nil, fmt.Errorf("difftest: line %d: %w", i+1, err)
 		}
 	}
-	if rip := c.Regs[regRIP]; len(c.Code) == 0 || rip < codeVA || rip+uint64(len(c.Code)) > codeVA+pageSize {
-		return nil, fmt.Errorf("difftest: %d bytes of code at %#x are not in the code page", len(c.Code), rip)
+	if rip := c.Regs[regRIP]; len(c.Code) == 0 || rip < codeVA || rip+uint64(len(c.Code)) > codeVA+2*pageSize {
+		return nil, fmt.Errorf("difftest: %d bytes of code at %#x are not in the code pages", len(c.Code), rip)
 	}
 	return c, nil
 }
@@ -123,6 +141,9 @@ func (c *Case) set(name, value string) (err error) {
 		if c.Bits, err = strconv.Atoi(value); c.Bits != 32 && c.Bits != 64 {
 			return fmt.Errorf("code of %s bits", value)
 		}
+		return err
+	case "abi":
+		c.ABI, err = strconv.ParseBool(value)
 		return err
 	case "seed":
 		c.Seed, err = strconv.ParseUint(value, 10, 64)

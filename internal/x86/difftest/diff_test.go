@@ -11,20 +11,25 @@ import (
 )
 
 var (
-	duration = flag.Duration("difftest.duration", 5*time.Second, "how long TestInterpIsTheProcessor runs random cases")
+	duration = flag.Duration("difftest.duration", 5*time.Second, "how long each test runs random cases")
 	seed     = flag.Uint64("difftest.seed", 0, "seed of its random cases; 0: from the clock")
 	length   = flag.Int("difftest.length", 24, "instructions in a case")
 	save     = flag.String("difftest.save", "", "directory for the cases that differ")
 	most     = flag.Int("difftest.most", 20, "mismatches after which it ends")
 )
 
-// TestInterpIsTheProcessor and TestTranslationIsTheProcessor run random user code on the CPU engine and on the processor under it.
-func TestInterpIsTheProcessor(t *testing.T) { engineIsTheProcessor(t, false) }
+// TestEnginesAreTheProcessor runs random instructions on interpreter, translator and the processor under them.
+func TestEnginesAreTheProcessor(t *testing.T) {
+	enginesAreTheProcessor(t, func(rng *rand.Rand) *Case { return Generate(rng, *length) }, Interpreter, Exact)
+}
 
-func TestTranslationIsTheProcessor(t *testing.T) { engineIsTheProcessor(t, true) }
+// TestProgramsRunAsOnTheProcessor runs random programs there.
+func TestProgramsRunAsOnTheProcessor(t *testing.T) {
+	enginesAreTheProcessor(t, func(rng *rand.Rand) *Case { return Program(rng, 10+rng.IntN(5**length)) }, Interpreter, Exact, Translator)
+}
 
-func engineIsTheProcessor(t *testing.T, translate bool) {
-	r, err := NewRunner(translate)
+func enginesAreTheProcessor(t *testing.T, generate func(*rand.Rand) *Case, engines ...Engine) {
+	r, err := NewRunner(engines...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,13 +42,13 @@ func engineIsTheProcessor(t *testing.T, translate bool) {
 	end := time.Now().Add(*duration)
 	found := 0
 	seen := map[string]bool{}
-	err = r.Random(rng, *length, func() bool { return time.Now().After(end) }, func(m *Mismatch) bool {
+	err = r.Random(func() *Case { return generate(rng) }, func() bool { return time.Now().After(end) }, func(m *Mismatch) bool {
 		found++
 		list := Listing(m.Case)
 		key := kindOf(list)
 		if !seen[key] {
 			seen[key] = true
-			t.Errorf("seed %d:\n%s%s\n%s", s, list, strings.Join(m.Diff, "\n"), m.Case)
+			t.Errorf("seed %d:\n%s%s\nat first:\n%s\n%s", s, list, strings.Join(m.Diff, "\n"), strings.Join(m.First, "\n"), m.Case)
 			if *save != "" {
 				name := fmt.Sprintf("%s/%s-%d", *save, strings.Map(fileRune, key), found)
 				if err := os.WriteFile(name, []byte(m.Case.String()), 0o644); err != nil {
@@ -56,7 +61,13 @@ func engineIsTheProcessor(t *testing.T, translate bool) {
 	if err != nil {
 		t.Error(err)
 	}
+	if r.Lost > 0 {
+		t.Errorf("%d cases differed once and not again", r.Lost)
+	}
 	t.Logf("%d instructions in %d cases, %d stopped, %d mismatches", r.Instructions, r.Cases, r.Stopped, found)
+	for _, e := range engines {
+		t.Logf("%v: %d page faults and %d interrupts behind the programs' back", e, r.guests[e].Faults, r.guests[e].Interrupts)
+	}
 }
 
 // kindOf is the mnemonics of a listing.

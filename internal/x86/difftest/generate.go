@@ -197,6 +197,9 @@ type generator struct {
 	code []byte
 	ends []int // offsets of instructions' ends, and so of the next
 	base uint64
+
+	tame   bool     // operands are sensible ones, if before is executed first
+	before [][]byte // instructions that the last variant wants in front of it
 }
 
 // Generate makes a case of at most n instructions.
@@ -332,8 +335,11 @@ func (g *generator) pick() *form {
 
 // address is one for f: mostly aligned where it must be.
 func (g *generator) address(f *form) uint64 {
-	a := dataAddress(g.rng)
-	if f.in.Flags&decode.Aligned != 0 && g.rng.IntN(20) != 0 {
+	a, misaligned := dataAddress(g.rng), 20
+	if g.tame {
+		a, misaligned = tameAddress(g.rng), 300
+	}
+	if f.in.Flags&decode.Aligned != 0 && g.rng.IntN(misaligned) != 0 {
 		a &^= 31
 	}
 	return a
@@ -343,6 +349,7 @@ func (g *generator) address(f *form) uint64 {
 func (g *generator) variant(f *form) []byte {
 	rng := g.rng
 	var b []byte
+	g.before = g.before[:0]
 	if rng.IntN(20) == 0 {
 		b = append(b, [...]byte{0x64, 0x65, 0x67, 0x66, 0x2E, 0x36, 0xF2, 0xF3}[rng.IntN(8)])
 	}
@@ -378,7 +385,21 @@ func (g *generator) variant(f *form) []byte {
 	var tail []byte
 	le := binary.LittleEndian
 	if f.mem {
-		switch rng.IntN(20) {
+		kind := rng.IntN(20)
+		if g.tame && kind >= 3 && kind <= 12 && f.in.Flags&decode.VSIB == 0 {
+			kind = 8
+		}
+		switch kind {
+		case 8:
+			if g.tame {
+				var x uint8
+				modrm, x, tail = g.registers(f, modrm)
+				if rex &^= 3; x != 0 {
+					rex |= 0x40 | x
+				}
+				break
+			}
+			fallthrough
 		default: // an absolute address
 			modrm, rex = modrm&0x38|4, rex&^3
 			tail = le.AppendUint32([]byte{0x25}, uint32(g.address(f)))
@@ -408,6 +429,9 @@ func (g *generator) variant(f *form) []byte {
 				tail = append([]byte{0x24}, tail...)
 			}
 		case 7: // anything
+			if g.tame {
+				return nil
+			}
 			modrm &= 0x3F | uint8(rng.IntN(3))<<6
 			tail = le.AppendUint64(nil, rng.Uint64())
 		}
@@ -432,6 +456,33 @@ func (g *generator) variant(f *form) []byte {
 		b = append(b, modrm)
 	}
 	return g.finish(f, append(b, tail...))
+}
+
+// registers makes an operand of base, perhaps index and a displacement, with the moves that make it an address of data. It returns ModRM, REX.X and
+// REX.B, and what follows.
+func (g *generator) registers(f *form, modrm uint8) (byte, uint8, []byte) {
+	rng := g.rng
+	a := uint32(g.address(f))
+	base, disp := uint8(rng.IntN(16)), int8(rng.Uint32())&^31
+	for base == 4 {
+		base = uint8(rng.IntN(16))
+	}
+	a -= uint32(int32(disp))
+	if rng.IntN(2) == 0 {
+		g.before = append(g.before, moveImm(base, a))
+		modrm = modrm&0x38 | 0x40 | base&7
+		if base&7 == 4 {
+			return modrm, base >> 3, []byte{0x24, uint8(disp)}
+		}
+		return modrm, base >> 3, []byte{uint8(disp)}
+	}
+	index := uint8(rng.IntN(16))
+	for index == 4 || index == base {
+		index = uint8(rng.IntN(16))
+	}
+	scale, n := uint8(rng.IntN(4)), uint32(rng.IntN(8))*32
+	g.before = append(g.before, moveImm(base, a-n<<scale), moveImm(index, n))
+	return modrm&0x38 | 0x44, index>>3<<1 | base>>3, []byte{scale<<6 | index&7<<3 | base&7, uint8(disp)}
 }
 
 // finish adds immediates to b, as long as the decoder says.

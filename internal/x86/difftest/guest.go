@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"vitrine.dev/vitrine/internal/hv"
 	"vitrine.dev/vitrine/internal/mem"
@@ -19,6 +20,8 @@ type Guest struct {
 	done bool // the monitor says that the case ended
 	dead bool // the processor is to be set up anew
 	buf  [statePage]byte
+	stop atomic.Bool // the case is to end
+	pager
 }
 
 // Guest-physical addresses.
@@ -26,6 +29,7 @@ const (
 	physTables = 0x1000
 	physCode   = 0x10000
 	physData   = 0x11000
+	physSecond = 0x18000 // the second page of code
 	physMon    = 0x20000 // monitor code, state, stack, tables: a page each
 	ramSize    = 1 << 20
 )
@@ -51,16 +55,29 @@ const (
 	tssSelector = 0x40
 )
 
-// NewGuest makes the guest. translate: it runs everything translated, from its first execution on; else it interprets.
-func NewGuest(translate bool) (*Guest, error) {
+// An Engine is what a [Guest]'s code runs on.
+type Engine int
+
+// The engines.
+const (
+	Interpreter Engine = iota
+	Exact              // translated from the first execution on, flags exact
+	Translator         // translated from the second, as guests have it: flags only where somebody reads them
+	Engines
+)
+
+func (e Engine) String() string { return [...]string{"interp", "exact", "jit"}[e] }
+
+// NewGuest makes the guest.
+func NewGuest(e Engine) (*Guest, error) {
 	ram, err := mem.New(ramSize)
 	if err != nil {
 		return nil, err
 	}
 	g := &Guest{ram: ram}
 	vm := interp.NewVM(ram)
-	if translate {
-		if err := vm.Translate(interp.Translation{Size: 8 << 20, Hot: 1, Exact: true}); err != nil {
+	if e != Interpreter {
+		if err := vm.Translate(interp.Translation{Size: 8 << 20, Hot: uint32(e), Exact: e == Exact}); err != nil {
 			return nil, err
 		}
 	}
@@ -83,7 +100,20 @@ func components() uint64 {
 func (g *Guest) Close() { g.ram.Close() }
 
 // Stop ends the case that runs now, from another goroutine.
-func (g *Guest) Stop() { g.cpu.Kick() }
+func (g *Guest) Stop() {
+	g.stop.Store(true)
+	g.cpu.Kick()
+}
+
+// Instructions is how many were executed, the monitor's included; the translator's are not counted.
+func (g *Guest) Instructions() (n uint64) {
+	g.cpu.Counters(func(name string, v uint64) {
+		if name == "instructions" {
+			n = v
+		}
+	})
+	return n
+}
 
 // ErrStopped says that a case went on until it was stopped.
 var ErrStopped = errors.New("difftest: case did not end")
@@ -109,17 +139,23 @@ func (g *Guest) Run(c *Case, out *Outcome) error {
 	copy(p[atFX:], c.FX[:])
 	le.PutUint64(p[atFX+512:], components())
 	copy(p[atYMM:], c.YMM[:])
+	text := c.text()
 	if err := errors.Join(
-		g.ram.WriteAt(c.Code, mem.Addr(physCode+c.Regs[regRIP]-codeVA)),
+		g.ram.WriteAt(text[:pageSize], physCode),
+		g.ram.WriteAt(text[pageSize:], physSecond),
 		g.ram.WriteAt(c.data(), physData),
 		g.ram.WriteAt(p, physMon+pageSize)); err != nil {
 		return err
 	}
 	g.done = false
+	g.stop.Store(false)
+	g.begin(c.Seed)
 	for {
 		switch exit := g.cpu.Run(); {
 		case g.done:
+			g.irq.Store(false)
 			return g.outcome(out)
+		case exit == hv.Kicked && !g.stop.Load(): // by who rains interrupts
 		case exit == hv.Kicked:
 			g.dead = true
 			return ErrStopped
@@ -171,7 +207,7 @@ func (g *Guest) reset() error {
 	s.CR4 = x86.CR4PAE | x86.CR4OSFXSR | x86.CR4OSXMMEXCPT | x86.CR4FSGSBASE | x86.CR4OSXSAVE
 	s.EFER = x86.EFERSCE | x86.EFERLME | x86.EFERLMA | x86.EFERNXE
 	s.XCR0 = components()
-	s.GDTR, s.IDTR = x86.Table{Base: tablesVA, Limit: 0x4F}, x86.Table{Base: tablesVA + 0x400, Limit: 32*16 - 1}
+	s.GDTR, s.IDTR = x86.Table{Base: tablesVA, Limit: 0x4F}, x86.Table{Base: tablesVA + 0x400, Limit: 33*16 - 1}
 	for i := range s.Seg {
 		s.Seg[i] = x86.Segment{}
 	}
@@ -187,7 +223,6 @@ func (g *Guest) reset() error {
 func (g *Guest) build() error {
 	const (
 		rw, user = 3, 7
-		nx       = 1 << 63
 		t        = physTables
 	)
 	g.ram.Store64(t, t+0x1000|user)
@@ -195,14 +230,8 @@ func (g *Guest) build() error {
 	g.ram.Store64(t+0x1000, t+0x2000|user)
 	g.ram.Store64(t+0x2000+8*(codeVA>>21), t+0x3000|user)
 	g.ram.Store64(t+0x2000+8*(dataVA>>21), t+0x4000|user)
-	g.ram.Store64(t+0x3000, physCode|5)
-	for i := range uint64(3) {
-		flags := uint64(user)
-		if i == 2 {
-			flags = 5
-		}
-		g.ram.Store64(mem.Addr(t+0x4000+8*(1+i)), physData+i*pageSize|flags|nx)
-	}
+	g.pager.ram = g.ram
+	g.pager.map_()
 	g.ram.Store64(t+0x5000+8*510, t+0x6000|rw)
 	g.ram.Store64(t+0x6000, t+0x7000|rw)
 	for i := range uint64(4) {
@@ -218,7 +247,7 @@ func (g *Guest) build() error {
 	g.ram.Store32(tables+0x204, uint32((stackVA+pageSize)&0xFFFFFFFF)) // RSP0
 	g.ram.Store32(tables+0x208, 0xFFFFFFFF)
 	g.ram.Store32(tables+0x264, 0x68<<16) // no I/O permission bitmap
-	for v := range uint64(32) {
+	for v := range uint64(33) {
 		h := uint64(monVA) + handlers + 16*v
 		kind := uint64(0x8E)
 		if v == 3 || v == 4 {
@@ -240,6 +269,7 @@ func monitor() []byte {
 		at(off)
 	}
 	const load, store = 0x8B, 0x89
+	b = append(b, reload...)
 	all := []byte{0xB8, uint8(components()), 0, 0, 0, 0x31, 0xD2} // MOV EAX, components; XOR EDX, EDX
 	b = append(append(b, all...), 0x48, 0x0F, 0xAE, 0x2C)         // XRSTOR64
 	at(atFX)
@@ -273,31 +303,46 @@ func monitor() []byte {
 	b = append(b, 0x0F, 0x20, 0xD0) // MOV RAX, CR2
 	move(store, 0, atCR2)
 	b = append(b, 0xE6, donePort) // OUT
-	b = append(b, 0xE9)           // JMP to the start
-	b = le.AppendUint32(b, uint32(-(len(b) + 4)))
+	b = jump(b, 0)
 
-	for v := range 32 {
+	for v := range 33 {
 		for len(b) < handlers+16*v {
 			b = append(b, 0xCC)
 		}
 		switch v {
-		case 8, 10, 11, 12, 13, 14, 17: // these have an error code
+		case 14:
+			b = jump(b, atFault)
+			continue
+		case 32:
+			b = jump(b, atIRQ)
+			continue
+		case 8, 10, 11, 12, 13, 17: // these have an error code
 		default:
 			b = append(b, 0x6A, 0)
 		}
-		b = append(b, 0x6A, uint8(v), 0xE9)
-		b = le.AppendUint32(b, uint32(common-(len(b)+4)))
+		b = jump(append(b, 0x6A, uint8(v)), common)
 	}
-	return b
+	return pagerCode(b, common)
 }
 
-// The machine around the CPU: one port.
+// jump appends a JMP to offset to.
+func jump(b []byte, to int) []byte {
+	b = append(b, 0xE9)
+	return binary.LittleEndian.AppendUint32(b, uint32(to-(len(b)+4)))
+}
+
+// The machine around the CPU: three ports, and interrupt 32.
 
 // WritePort implements [hv.IO]: the monitor ended a case.
 func (g *Guest) WritePort(port uint16, _ []byte) {
-	if port == donePort {
+	switch port {
+	case donePort:
 		g.done = true
 		g.cpu.Kick()
+	case faultPort:
+		g.fault()
+	case irqPort:
+		g.interrupted()
 	}
 }
 
@@ -309,8 +354,8 @@ func (g *Guest) ReadMMIO(_ mem.Addr, p []byte)       { clear(p) }
 func (g *Guest) WriteMMIO(mem.Addr, []byte)          {}
 func (g *Guest) ReadMSR(uint32) (uint64, error)      { return 0, errNone }
 func (g *Guest) WriteMSR(uint32, uint64) error       { return errNone }
-func (g *Guest) Pending() bool                       { return false }
+func (g *Guest) Pending() bool                       { return g.irq.Load() }
 func (g *Guest) TakeNMI() bool                       { return false }
-func (g *Guest) Acknowledge() (vector uint8, _ bool) { return 0, false }
+func (g *Guest) Acknowledge() (vector uint8, _ bool) { return 32, g.irq.CompareAndSwap(true, false) }
 func (g *Guest) CR8() uint64                         { return 0 }
 func (g *Guest) SetCR8(uint64)                       {}

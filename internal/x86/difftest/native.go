@@ -16,13 +16,16 @@ import (
 // It belongs to the goroutine that made it, which stays locked to its thread.
 type Native struct {
 	pid   int
-	fd    int    // memfd behind the child's pages: code, then data
+	fd    int    // memfd behind the child's pages: code, data, second page of code
 	pages []byte // it, mapped here
 	area  []byte // the child's XSAVE area, in standard format
 }
 
 // stubVA is where the child's own code is while it is set up: SYSCALL, INT3.
 const stubVA = 0x30000
+
+// secondPage is where the second page of code is in the memfd.
+const secondPage = pageSize + dataLen
 
 // NewNative starts the child.
 func NewNative() (*Native, error) {
@@ -32,7 +35,7 @@ func NewNative() (*Native, error) {
 	if n.fd, err = unix.MemfdCreate("difftest", 0); err != nil {
 		return nil, fmt.Errorf("difftest: %w", err)
 	}
-	const size = pageSize + dataLen
+	const size = secondPage + pageSize
 	if err = unix.Ftruncate(n.fd, size); err != nil {
 		return nil, fmt.Errorf("difftest: %w", err)
 	}
@@ -94,6 +97,7 @@ func (n *Native) layout() error {
 	const shared = unix.MAP_SHARED | unix.MAP_FIXED
 	for _, a := range [][6]uint64{
 		{codeVA, pageSize, unix.PROT_READ | unix.PROT_EXEC, shared, 3, 0},
+		{codeVA + pageSize, pageSize, unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC, shared, 3, secondPage},
 		{dataVA, 2 * pageSize, unix.PROT_READ | unix.PROT_WRITE, shared, 3, pageSize},
 		{roVA, pageSize, unix.PROT_READ, shared, 3, 3 * pageSize},
 	} {
@@ -154,8 +158,10 @@ const (
 
 // Run runs c. A case that must be stopped from outside (Stop) is an error.
 func (n *Native) Run(c *Case, out *Outcome) error {
-	copy(n.pages[c.Regs[regRIP]-codeVA:pageSize], c.Code)
-	copy(n.pages[pageSize:], c.data())
+	text := c.text()
+	copy(n.pages, text[:pageSize])
+	copy(n.pages[secondPage:], text[pageSize:])
+	copy(n.pages[pageSize:secondPage], c.data())
 	r := ptraceRegs(&c.Regs)
 	r.Cs, r.Ds = c.selectors()
 	r.Es = r.Ds

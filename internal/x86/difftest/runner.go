@@ -4,52 +4,74 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"vitrine.dev/vitrine/internal/x86/decode"
 )
 
-// A Runner has both worlds. It belongs to the goroutine that made it.
+// A Runner has the processor and engines. It belongs to the goroutine that made it.
 type Runner struct {
 	native *Native
-	guest  *Guest
+	guests [Engines]*Guest
+	own    uint64 // instructions of the monitor's, in a case that is not interrupted
 	quit   chan struct{}
+	done   sync.WaitGroup // for what quit ends
 
-	running atomic.Uint64 // counts cases begun and ended: odd while one runs
+	running atomic.Uint64 // counts what was begun, shifted by 4; below: what runs now, 1 for the processor, from 2 on the engines
 
 	want, got Outcome
-	// Instructions and Cases say how much was run to an end, Stopped how many cases were not.
+	// Instructions and Cases say how much was run to an end, Stopped how many cases were not. Instructions are those that the interpreter executed,
+	// or without it those of the cases' text.
 	Instructions, Cases, Stopped uint64
+	// Lost is how many cases differed once, and not when they were run again.
+	Lost uint64
 }
 
-// NewRunner makes both worlds: the processor, and the interpreter or the translator.
-func NewRunner(translate bool) (*Runner, error) {
+// NewRunner makes the processor and the engines to compare with it.
+func NewRunner(engines ...Engine) (*Runner, error) {
 	n, err := NewNative()
 	if err != nil {
 		return nil, err
 	}
-	g, err := NewGuest(translate)
-	if err != nil {
-		n.Close()
-		return nil, err
+	r := &Runner{native: n, quit: make(chan struct{})}
+	for _, e := range engines {
+		if r.guests[e], err = NewGuest(e); err != nil {
+			r.Close()
+			return nil, err
+		}
+		r.done.Go(func() { r.guests[e].rain(r.quit) })
 	}
-	r := &Runner{native: n, guest: g, quit: make(chan struct{})}
-	go r.watch()
+	r.done.Go(r.watch)
+	if g := r.guests[Interpreter]; g != nil {
+		c := &Case{Code: []byte{0xCC}, Bits: 64}
+		c.Regs[regRIP], c.Regs[regFlags] = codeVA, 2
+		before := g.Instructions()
+		if err := g.Run(c, &r.got); err != nil {
+			return nil, err
+		}
+		r.own = g.Instructions() - before
+	}
 	return r, nil
 }
 
-// Close ends both.
+// Close ends all.
 func (r *Runner) Close() {
 	close(r.quit)
+	r.done.Wait()
 	r.native.Close()
-	r.guest.Close()
+	for _, g := range r.guests {
+		if g != nil {
+			g.Close()
+		}
+	}
 }
 
-// watch stops cases that run for ever: those that are still the same after two ticks.
+// watch stops cases that run for ever: the processor after a fifth of a second, engines after ten.
 func (r *Runner) watch() {
 	var before uint64
+	same := 0
 	for {
 		select {
 		case <-r.quit:
@@ -57,48 +79,76 @@ func (r *Runner) watch() {
 		case <-time.After(200 * time.Millisecond):
 		}
 		now := r.running.Load()
-		if now == before && now&1 != 0 {
-			if now&2 != 0 {
+		if same++; now != before {
+			same = 0
+		}
+		if now&15 == 1 && same > 0 || same >= 50 {
+			switch what := now & 15; what {
+			case 0:
+			case 1:
 				r.native.Stop()
-			} else {
-				r.guest.Stop()
+			default:
+				r.guests[what-2].Stop()
 			}
 		}
 		before = now
 	}
 }
 
-// Try runs c in both worlds and says what differs.
-func (r *Runner) Try(c *Case) ([]string, error) {
-	seq := r.running.Load() &^ 3
-	r.running.Store(seq + 4 + 3)
-	err := r.native.Run(c, &r.want)
-	r.running.Store(seq + 4 + 2)
+// runs says that what runs from now on: see running.
+func (r *Runner) runs(what uint64) { r.running.Store(r.running.Load()&^15 + 16 + what) }
+
+// Try runs c everywhere and says what differs.
+func (r *Runner) Try(c *Case) (diff []string, err error) {
+	r.runs(1)
+	err = r.native.Run(c, &r.want)
+	r.runs(0)
 	if err != nil {
 		return nil, err
 	}
-	r.running.Store(seq + 8 + 1)
-	err = r.guest.Run(c, &r.got)
-	r.running.Store(seq + 8)
-	if errors.Is(err, ErrStopped) {
-		return []string{"interp did not end; the processor did"}, nil
+	for i, g := range r.guests {
+		e := Engine(i)
+		if g == nil || e == Translator && !c.ABI {
+			continue
+		}
+		r.runs(2 + uint64(i))
+		err := g.Run(c, &r.got)
+		r.runs(0)
+		var d []string
+		switch {
+		case errors.Is(err, ErrStopped):
+			d = []string{"did not end; the processor did"}
+		case err != nil:
+			d = []string{err.Error()}
+		default:
+			if e == Translator && r.got.Vector != breakpoint {
+				// Flags that nobody would have read are anything at a fault.
+				r.got.Regs[regFlags] = r.got.Regs[regFlags]&^allFlags | r.want.Regs[regFlags]&allFlags
+			}
+			d = Differences(c, &r.want, &r.got)
+		}
+		for _, l := range d {
+			diff = append(diff, e.String()+": "+l)
+		}
 	}
-	if err != nil {
-		return []string{"interp: " + err.Error()}, nil
-	}
-	return Differences(c, &r.want, &r.got), nil
+	return diff, nil
 }
+
+// breakpoint is #BP's vector.
+const breakpoint = 3
 
 // A Mismatch is a case on which the two do not agree, made small.
 type Mismatch struct {
-	Case *Case
-	Diff []string
+	Case  *Case
+	Diff  []string
+	First []string // what differed before it was made small
 }
 
-// Random runs generated cases of n instructions until it has been stopped by until, and calls found with what differs; found returns false to end.
-func (r *Runner) Random(rng *rand.Rand, n int, until func() bool, found func(*Mismatch) bool) error {
+// Random runs cases that generate makes until it has been stopped by until, and calls found with what differs; found returns false to end.
+func (r *Runner) Random(generate func() *Case, until func() bool, found func(*Mismatch) bool) error {
 	for !until() {
-		c := Generate(rng, n)
+		c := generate()
+		before := r.monitored()
 		d, err := r.Try(c)
 		if errors.Is(err, errStopped) {
 			r.Stopped++
@@ -108,16 +158,34 @@ func (r *Runner) Random(rng *rand.Rand, n int, until func() bool, found func(*Mi
 			return fmt.Errorf("%w\n%s", err, c)
 		}
 		r.Cases++
-		r.Instructions += executed(c, r.want.Regs[regRIP])
+		if r.guests[Interpreter] != nil {
+			r.Instructions += max(r.monitored()-before, r.own) - r.own
+		} else {
+			r.Instructions += executed(c, r.want.Regs[regRIP])
+		}
 		if d == nil {
 			continue
 		}
 		m := r.shrink(c)
-		if m != nil && !found(m) {
+		if m == nil {
+			r.Lost++
+			continue
+		}
+		m.First = d
+		if !found(m) {
 			return nil
 		}
 	}
 	return nil
+}
+
+// monitored is the instructions that the interpreter executed, without those of the monitor's handlers; 0 without it.
+func (r *Runner) monitored() uint64 {
+	g := r.guests[Interpreter]
+	if g == nil {
+		return 0
+	}
+	return g.Instructions() - 9*g.Faults - 6*g.Interrupts
 }
 
 // executed is the instructions of c up to rip, those that a branch passed over included; one if it ended elsewhere.
@@ -138,8 +206,17 @@ func executed(c *Case, rip uint64) (n uint64) {
 
 // shrink replaces instructions by NOPs as long as something differs. It returns nil where nothing differs the second time.
 func (r *Runner) shrink(c *Case) *Mismatch {
-	d, err := r.Try(c)
-	if d == nil || err != nil {
+	var d []string
+	for range 20 { // it may have been an interrupt's moment
+		var err error
+		if d, err = r.Try(c); err != nil {
+			return nil
+		}
+		if d != nil {
+			break
+		}
+	}
+	if d == nil {
 		return nil
 	}
 	for again := true; again; {
@@ -159,10 +236,13 @@ func (r *Runner) shrink(c *Case) *Mismatch {
 			if bytes.Equal(small.Code, c.Code) || err == nil && next.Op == decode.POPF { // see tamePOPF
 				continue
 			}
+			if in.Op == decode.MOV && in.Opcode == 0xC7 { // it keeps the next from writing anywhere
+				continue
+			}
 			if e, err := r.Try(&small); err == nil && e != nil {
 				c, d, again = &small, e, true
 			}
 		}
 	}
-	return &Mismatch{c, d}
+	return &Mismatch{Case: c, Diff: d}
 }

@@ -165,14 +165,15 @@ func (c *CPU) runNative(b *block) *block {
 	for {
 		enterNative(c, code, within)
 		f := &c.frame
-		b = c.native.blocks[f.Block]
 		base := c.gpr[regBase]
-		c.at = base + uint64(b.off)
 		reason, off := jit.Split(f.Word)
-		if f.Signal != 0 {
+		if f.Signal != 0 { // it says neither block nor reason
 			b, off = c.hostFault()
 			reason = jit.Step
+		} else {
+			b = c.native.blocks[f.Block]
 		}
+		c.at = base + uint64(b.off)
 		if b.host == nil {
 			reason = jit.Dead
 		}
@@ -209,11 +210,12 @@ func (c *CPU) interpret(b *block, off uint16, base uint64) (*block, uintptr) {
 		}
 		next = o.next
 	}
-	if next == off && b.last.ip != off || b.dead {
+	last := b.last.ip == off // it is in the terminator, perhaps with the jump behind it, and after an op that computed its address
+	if next == off && !last || b.dead {
 		c.rip = base + uint64(next)
 		return nil, 0
 	}
-	if next != off && next != b.end {
+	if !last && next != b.end {
 		if c.poll.Load() != 0 {
 			c.rip = base + uint64(next)
 			return nil, 0
