@@ -255,53 +255,8 @@ func TestOtherProgramsGuests(t *testing.T) {
 					t.Errorf("its memory is %+v, %d in all, want %d, some of it from 4 GiB on", i.Memory, total, c.memory)
 				}
 			})
-			t.Run("symbols", func(t *testing.T) {
-				got := fmt.Sprintf("%x", sha256.Sum256([]byte(g.vitrine(t, "symbols", "--kallsyms", pid))))
-				if want := strings.Fields(g.said["kallsyms"])[0]; got != want {
-					t.Errorf("symbols are not the guest's /proc/kallsyms")
-				}
-			})
-			sleeper, burner := strings.TrimSpace(g.said["sleeper"]), strings.TrimSpace(g.said["burner"])
-			t.Run("ps", func(t *testing.T) { foreignProcesses(t, g, pid, sleeper, burner) })
-			t.Run("dmesg", func(t *testing.T) {
-				if got := g.vitrine(t, "dmesg", pid); !strings.HasPrefix(got, g.said["dmesg"]) {
-					t.Errorf("the log is\n%.2000s\nthe guest says\n%s", got, g.said["dmesg"])
-				}
-			})
-			t.Run("mounts", func(t *testing.T) {
-				var got, want []string
-				for _, m := range ask[[]struct{ Target string }](t, g, "mounts", "--json", pid) {
-					got = append(got, m.Target)
-				}
-				for line := range strings.Lines(g.said["mounts"]) {
-					want = append(want, strings.Fields(line)[1])
-				}
-				if !slices.Equal(got, want) {
-					t.Errorf("got %v, the guest says %v", got, want)
-				}
-			})
-			t.Run("maps", func(t *testing.T) {
-				if got, want := squeeze(g.vitrine(t, "maps", pid, sleeper)), squeeze(g.said["maps"]); got != want {
-					t.Errorf("got\n%s\nthe guest says\n%s", got, want)
-				}
-			})
-			t.Run("lsof", func(t *testing.T) {
-				if got := g.vitrine(t, "lsof", pid, sleeper); !strings.Contains(got, "/tmp/out") {
-					t.Errorf("got\n%s\nwant /tmp/out", got)
-				}
-			})
-			t.Run("stack", func(t *testing.T) {
-				got := g.vitrine(t, "stack", pid, sleeper)
-				want := strings.ReplaceAll(g.said["stack"], "[<0>] ", "")
-				if got != want {
-					t.Errorf("got\n%s\nthe guest says\n%s", got, want)
-				}
-			})
-			t.Run("modules", func(t *testing.T) {
-				if got := ask[[]struct{ Name string }](t, g, "modules", "--json", pid); len(got) != 0 {
-					t.Errorf("got %v, none is loaded", got)
-				}
-			})
+			burner := strings.TrimSpace(g.said["burner"])
+			saysWhatTheGuestSays(t, g, pid)
 			t.Run("top", func(t *testing.T) {
 				type report struct {
 					Guest     string
@@ -323,7 +278,7 @@ func TestOtherProgramsGuests(t *testing.T) {
 			t.Run("core", func(t *testing.T) {
 				core := filepath.Join(t.TempDir(), "core")
 				g.vitrine(t, "core", pid, core)
-				foreignProcesses(t, g, core, sleeper, burner)
+				saysWhatTheGuestSays(t, g, core)
 			})
 			t.Run("nothing else", func(t *testing.T) {
 				for _, args := range [][]string{{"stop", pid}, {"kill", pid}, {"pause", pid}, {"exec", pid, "true"}, {"logs", pid}, {"rm", "-f", pid}, {"wait", pid}} {
@@ -335,6 +290,57 @@ func TestOtherProgramsGuests(t *testing.T) {
 			t.Run("it goes on", func(t *testing.T) { g.goesOn(t) })
 		})
 	}
+}
+
+// saysWhatTheGuestSays claims that each verb that looks into a guest, or a dump of one, says what the guest does.
+func saysWhatTheGuestSays(t *testing.T, g *foreignGuest, name string) {
+	sleeper, burner := strings.TrimSpace(g.said["sleeper"]), strings.TrimSpace(g.said["burner"])
+	t.Run("symbols", func(t *testing.T) {
+		got := fmt.Sprintf("%x", sha256.Sum256([]byte(g.vitrine(t, "symbols", "--kallsyms", name))))
+		if want := strings.Fields(g.said["kallsyms"])[0]; got != want {
+			t.Errorf("symbols are not the guest's /proc/kallsyms")
+		}
+	})
+	t.Run("ps", func(t *testing.T) { foreignProcesses(t, g, name, sleeper, burner) })
+	t.Run("dmesg", func(t *testing.T) {
+		if got := g.vitrine(t, "dmesg", name); !strings.HasPrefix(got, g.said["dmesg"]) {
+			t.Errorf("the log is\n%.2000s\nthe guest says\n%s", got, g.said["dmesg"])
+		}
+	})
+	t.Run("mounts", func(t *testing.T) {
+		var got, want []string
+		for _, m := range ask[[]struct{ Target string }](t, g, "mounts", "--json", name) {
+			got = append(got, m.Target)
+		}
+		for line := range strings.Lines(g.said["mounts"]) {
+			want = append(want, strings.Fields(line)[1])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %v, the guest says %v", got, want)
+		}
+	})
+	t.Run("maps", func(t *testing.T) {
+		if got, want := squeeze(g.vitrine(t, "maps", name, sleeper)), squeeze(g.said["maps"]); got != want {
+			t.Errorf("got\n%s\nthe guest says\n%s", got, want)
+		}
+	})
+	t.Run("lsof", func(t *testing.T) {
+		if got := g.vitrine(t, "lsof", name, sleeper); !strings.Contains(got, "/tmp/out") {
+			t.Errorf("got\n%s\nwant /tmp/out", got)
+		}
+	})
+	t.Run("stack", func(t *testing.T) {
+		got := g.vitrine(t, "stack", name, sleeper)
+		want := strings.ReplaceAll(g.said["stack"], "[<0>] ", "")
+		if got != want {
+			t.Errorf("got\n%s\nthe guest says\n%s", got, want)
+		}
+	})
+	t.Run("modules", func(t *testing.T) {
+		if got := ask[[]struct{ Name string }](t, g, "modules", "--json", name); len(got) != 0 {
+			t.Errorf("got %v, none is loaded", got)
+		}
+	})
 }
 
 // release is that of the kernel whose log this is.
