@@ -52,7 +52,7 @@ const direct = 0xffff888000000000
 // fakeStructs are the fields of the structures of a fake kernel: name and size in bytes; a pointer's is 8.
 const fakeStructs = `
 	task_struct  tasks:16 tasks.next=tasks:8 thread_node:16 pid:4 tgid:4 real_parent:8 signal:8 mm:8 fs:8 nsproxy:8 cgroups:8 real_cred:8
-	             se.sum_exec_runtime:8 flags:4 __state:4 exit_state:4 cpu:4 start_boottime:8 comm:16 files:8 thread_pid:8
+	             se.sum_exec_runtime:8 flags:4 __state:4 exit_state:4 cpu:4 start_boottime:8 comm:16 files:8 thread_pid:8 group_leader:8
 	pid          level:4 numbers:0
 	upid         nr:4 ns:8
 	pid_namespace ns.inum:4
@@ -61,7 +61,7 @@ const fakeStructs = `
 	fdtable      max_fds:4 fd:8
 	xa_node      shift:1 slots:512
 	xarray       xa_head:8
-	page         flags:8 index:8 rest:48
+	page         flags:8 mapping:8 index:8 rest:40
 	address_space host:8 i_pages:8
 	file         f_mode:4 f_pos:8 f_inode:8 f_mapping:8 f_path.mnt:8 f_path.dentry:8 private_data:8
 	socket       file:8 sk:8
@@ -315,6 +315,15 @@ func TestStatesAreThoseOfPS(t *testing.T) {
 	}
 }
 
+// pointers makes addresses of the words from a place on that are small and odd, so that what a fuzzer chose leads somewhere.
+func (f *fake) pointers(from uint64) {
+	for i := from; i+8 <= uint64(len(f.m.ram)); i += 8 {
+		if v := binary.LittleEndian.Uint64(f.m.ram[i:]); v&1 != 0 && v>>16 == 0 {
+			put(f.m, i, direct+0x3000+v&^7%(1<<15))
+		}
+	}
+}
+
 // FuzzWalks reads everything from a kernel whose structures hold what the fuzzer puts there.
 func FuzzWalks(f *testing.F) {
 	k, tasks := fakeProcesses(2)
@@ -323,12 +332,7 @@ func FuzzWalks(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, at uint64) {
 		k := newFake(1 << 16)
 		copy(k.m.ram[0x3000:], data)
-		// Words that are small become addresses within the data, so that pointers lead somewhere.
-		for i := 0x3000; i+8 <= len(k.m.ram); i += 8 {
-			if v := binary.LittleEndian.Uint64(k.m.ram[i:]); v&1 != 0 && v>>16 == 0 {
-				put(k.m, uint64(i), direct+0x3000+v&^7%(1<<15))
-			}
-		}
+		k.pointers(0x3000)
 		base := direct + 0x3000 + at%(1<<15)
 		for _, name := range []string{"init_task", "modules", "prb", "tk_core", "log_first_idx", "log_next_idx", "log_buf", "log_buf_len", "bpf_kallsyms", "vmemmap_base",
 			"avenrun", "tainted_mask", "panic_cpu", "init_uts_ns", "blockdev_superblock", "node_data", "nr_node_ids"} {

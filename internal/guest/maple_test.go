@@ -59,3 +59,26 @@ func TestMapleTreeOfOneEntryOrNone(t *testing.T) {
 		t.Errorf("one: %v, %v", all, err)
 	}
 }
+
+// FuzzMaple walks a tree whose nodes hold what the fuzzer puts there.
+func FuzzMaple(f *testing.F) {
+	k := newFake(1 << 16)
+	leaf := k.mapleNode(mapleLeaf64, rangeSlots, []uint64{0xFFF}, []uint64{direct + 0x8000, direct + 0x8100})
+	root := k.mapleNode(mapleArange64, arangeSlots, []uint64{0x2FFF}, []uint64{leaf})
+	f.Add(k.m.ram[0x3000:k.next], root-direct|2)
+	f.Fuzz(func(t *testing.T, data []byte, root uint64) {
+		const limit = 1000
+		k := newFake(1 << 16)
+		copy(k.m.ram[0x3000:], data)
+		k.pointers(0x3000)
+		all, err := k.maple(direct+root%(1<<16), limit)
+		if len(all) > limit {
+			t.Errorf("%d entries, %v; the bound is %d", len(all), err, limit)
+		}
+		for _, a := range all {
+			if a < kernelHalf || a&3 != 0 {
+				t.Errorf("%#x is taken for an address", a)
+			}
+		}
+	})
+}

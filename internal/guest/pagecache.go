@@ -13,9 +13,10 @@ var ErrNotCached = errors.New("guest: not in the page cache")
 
 // A cachedFile reads a file of the guest's from its page cache: the file system is not asked. It implements io.ReaderAt.
 type cachedFile struct {
-	k    *Kernel
-	tree uint64 // address of the mapping's struct xarray
-	size int64
+	k       *Kernel
+	mapping uint64 // address of its struct address_space
+	tree    uint64 // of the struct xarray in that
+	size    int64
 }
 
 // cached makes one of a struct file.
@@ -36,7 +37,7 @@ func (k *Kernel) cached(file uint64) (*cachedFile, error) {
 	if !space.has("i_pages") || size < 0 {
 		return nil, fmt.Errorf("guest: file of %d bytes: %w", size, ErrNotCached)
 	}
-	return &cachedFile{k, space.at("i_pages"), size}, nil
+	return &cachedFile{k, space.addr, space.at("i_pages"), size}, nil
 }
 
 // ReadAt implements io.ReaderAt.
@@ -46,13 +47,16 @@ func (c *cachedFile) ReadAt(p []byte, off int64) (int, error) {
 	}
 	n := 0
 	for n < len(p) && off < c.size {
-		pa, err := c.page(uint64(off) / mem.PageSize)
+		pa, page, err := c.page(uint64(off) / mem.PageSize)
 		if err != nil {
 			return n, err
 		}
 		in := uint64(off) % mem.PageSize
 		want := min(len(p)-n, mem.PageSize-int(in), int(min(c.size-off, mem.PageSize)))
 		got, err := c.k.t.ReadPhys(p[n:n+want], pa+mem.Addr(in))
+		if err == nil && !c.owns(page) {
+			return n, ErrNotCached
+		}
 		n, off = n+got, off+int64(got)
 		if err != nil {
 			return n, err
@@ -66,32 +70,32 @@ func (c *cachedFile) ReadAt(p []byte, off int64) (int, error) {
 
 // page finds a page in the xarray (include/linux/xarray.h): nodes of 64 slots are marked by 2 in the lowest bits, what was evicted by 1, and
 // small numbers with 2 refer to another slot of their node.
-func (c *cachedFile) page(index uint64) (mem.Addr, error) {
+func (c *cachedFile) page(index uint64) (pa mem.Addr, page uint64, err error) {
 	k := c.k
 	node := k.structure("xa_node")
 	slots, ok := node.field("slots")
 	shiftAt, ok2 := node.field("shift")
 	head, ok3 := k.structure("xarray").field("xa_head")
 	if !ok || !ok2 || !ok3 {
-		return 0, errNoBTF
+		return 0, 0, errNoBTF
 	}
 	e, err := k.space.Uint64(c.tree + head.Off)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for depth := 0; e&3 == 2 && e > 4096; depth++ {
 		var shift [1]byte
 		at := e &^ 3
 		if err := k.space.ReadAt(shift[:], at+shiftAt.Off); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if depth > 11 || shift[0] > 60 || depth == 0 && index>>shift[0] > 63 {
-			return 0, ErrNotCached
+			return 0, 0, ErrNotCached
 		}
 		slot := index >> shift[0] & 63
 		for range 2 {
 			if e, err = k.space.Uint64(at + slots.Off + 8*slot); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			if e&3 != 2 || e >= 256 {
 				break
@@ -100,9 +104,22 @@ func (c *cachedFile) page(index uint64) (mem.Addr, error) {
 		}
 	}
 	if e < kernelHalf || e&3 != 0 {
-		return 0, ErrNotCached
+		return 0, 0, ErrNotCached
 	}
-	return c.frame(e, index)
+	pa, err = c.frame(e, index)
+	return pa, e, err
+}
+
+// owns tells whether a page is the file's still, or again. What was read of one that is not may be anything's.
+func (c *cachedFile) owns(page uint64) bool {
+	f, ok := c.k.structure("folio").field("mapping") // of what begins with a page, since 7b230db3b8d3 (v5.16)
+	if !ok {
+		if f, ok = c.k.structure("page").field("mapping"); !ok {
+			return true
+		}
+	}
+	m, err := c.k.space.Uint64(page + f.Off)
+	return err == nil && m == c.mapping
 }
 
 // frame is where the page of an index is whose struct page, or that of the folio it is in, is at page.

@@ -19,13 +19,13 @@ func fakeFile(f *fake, size uint64, head func(page func(pfn, index uint64) uint6
 	base := f.alloc(8)
 	put(f.m, base-direct, fakeVmemmap+0x40000)
 	f.symbol("vmemmap_base", base)
-	entry := head(func(pfn, index uint64) uint64 {
-		at := 0x40000 + pfn*f.structure("page").size
-		f.set("page", direct+at, map[string]uint64{"index": index})
-		return fakeVmemmap + at
-	})
 	node := f.new("inode", map[string]uint64{"i_size": size})
-	space := f.new("address_space", map[string]uint64{"host": node, "i_pages": entry})
+	space := f.new("address_space", map[string]uint64{"host": node})
+	f.set("address_space", space, map[string]uint64{"i_pages": head(func(pfn, index uint64) uint64 {
+		at := 0x40000 + pfn*f.structure("page").size
+		f.set("page", direct+at, map[string]uint64{"index": index, "mapping": space})
+		return fakeVmemmap + at
+	})})
 	return f.new("file", map[string]uint64{"f_mapping": space})
 }
 
@@ -66,6 +66,27 @@ func TestFilesAreReadFromThePageCache(t *testing.T) {
 	}
 }
 
+func TestPagesThatBecameAnothersAreNotRead(t *testing.T) {
+	f := newFake(1 << 20)
+	copy(f.m.ram[0x81000:], "secret")
+	var at uint64
+	file := fakeFile(f, mem.PageSize, func(page func(pfn, index uint64) uint64) uint64 {
+		at = page(0x81, 0)
+		return at
+	})
+	c, err := f.cached(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.ReadAt(make([]byte, 6), 0); n != 6 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	f.set("page", direct+at-fakeVmemmap, map[string]uint64{"mapping": direct + 0x100})
+	if n, err := c.ReadAt(make([]byte, 6), 0); n != 0 || !errors.Is(err, ErrNotCached) {
+		t.Errorf("of a page that another file has: %d bytes, %v", n, err)
+	}
+}
+
 func TestPageCacheThatLeadsInCirclesEnds(t *testing.T) {
 	f := newFake(1 << 20)
 	file := fakeFile(f, 1<<40, func(func(pfn, index uint64) uint64) uint64 {
@@ -80,4 +101,28 @@ func TestPageCacheThatLeadsInCirclesEnds(t *testing.T) {
 	if n, err := c.ReadAt(make([]byte, 2), 0); !errors.Is(err, ErrNotCached) {
 		t.Errorf("%d, %v", n, err)
 	}
+}
+
+// FuzzPageCache reads a file whose pages and their index hold what the fuzzer puts there.
+func FuzzPageCache(f *testing.F) {
+	k := newFake(1 << 19)
+	fakeFile(k, 4*mem.PageSize, func(page func(pfn, index uint64) uint64) uint64 {
+		n := k.new("xa_node", map[string]uint64{"shift": 6})
+		put(k.m, k.where("xa_node", n, "slots")-direct, page(0x81, 0))
+		return n | 2
+	})
+	f.Add(k.m.ram[0x7000:k.next], uint64(2), int64(0))
+	f.Fuzz(func(t *testing.T, data []byte, head uint64, off int64) {
+		k := newFake(1 << 19)
+		c, err := k.cached(fakeFile(k, 1<<40, func(func(pfn, index uint64) uint64) uint64 { return head }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(k.m.ram[k.next:], data)
+		k.pointers(k.next)
+		p := make([]byte, 3*mem.PageSize)
+		if n, err := c.ReadAt(p, off); n > len(p) || n < len(p) && err == nil {
+			t.Errorf("%d bytes without an error", n)
+		}
+	})
 }

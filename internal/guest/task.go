@@ -96,12 +96,15 @@ func (k *Kernel) ProcessAt(cpu int, cr3 uint64) (Owner, bool) {
 			return o, true
 		}
 	}
-	if o, ok := k.names[uint64(root)]; ok {
-		return o, true
+	was, known := k.names[uint64(root)]
+	if known { // the root may have become another's
+		if task, err := k.load("task_struct", was.Task); err == nil && int(task.int("tgid")) == was.PID && matches(task) {
+			return was, true
+		}
 	}
 	all, err := k.leaders()
 	if err != nil {
-		return Owner{}, false
+		return was, known
 	}
 	for _, addr := range all {
 		if task, err := k.load("task_struct", addr); err == nil && matches(task) {
@@ -110,7 +113,7 @@ func (k *Kernel) ProcessAt(cpu int, cr3 uint64) (Owner, bool) {
 			return o, true
 		}
 	}
-	return Owner{}, false
+	return was, known
 }
 
 // remember keeps the process of a page-table root, for samples that come after it has gone.
